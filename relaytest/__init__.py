@@ -1,0 +1,1 @@
+"""Tests SMTP servers for third-party relay and runs the DNS blocklist that follows from it."""

@@ -1,0 +1,76 @@
+"""The record of one SMTP session: every octet both ways, with times, bounded."""
+
+from dataclasses import dataclass, field
+
+MAX_OCTETS = 256 * 1024  # of one session's transcript; later octets are counted, not kept
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Some octets that went one way.
+
+    Attributes:
+        after: Seconds since the connection was begun.
+        sent: True for what we said, False for what the server said.
+        octets: As they went over the wire, line ends included.
+    """
+
+    after: float
+    sent: bool
+    octets: bytes
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What was said, in order.
+
+    Attributes:
+        dropped: Octets that came after MAX_OCTETS were full.
+    """
+
+    exchanges: list[Exchange] = field(default_factory=list)
+    size: int = 0
+    dropped: int = 0
+
+    def add(self, exchange: Exchange) -> None:
+        """Append; beyond MAX_OCTETS only count."""
+        if self.size + len(exchange.octets) > MAX_OCTETS:
+            self.dropped += len(exchange.octets)
+            return
+        self.size += len(exchange.octets)
+        self.exchanges.append(exchange)
+
+    def as_text(self) -> str:
+        r"""Return a safe text: one line for each wire line, times in front, controls escaped.
+
+        >>> talk = Transcript()
+        >>> talk.add(Exchange(0.5, False, b"220 mx \x1b[1m ready\r\n"))
+        >>> talk.add(Exchange(0.6, True, b"EHLO probe.example\r\n"))
+        >>> print(talk.as_text())
+           0.500 S: 220 mx \x1b[1m ready
+           0.600 C: EHLO probe.example
+        """
+        lines = [
+            f"{exchange.after:8.3f} {'C' if exchange.sent else 'S'}: {visible(line)}"
+            for exchange in self.exchanges
+            for line in exchange.octets.splitlines()
+        ]
+        if self.dropped:
+            lines.append(f"({self.dropped} more octets were not kept)")
+        return "\n".join(lines)
+
+
+def visible(octets: bytes) -> str:
+    r"""Return printable text: what is not printable ASCII is escaped, and so is a backslash.
+
+    >>> visible(b"caf\xc3\xa9\x07 \\")
+    'caf\\xc3\\xa9\\x07 \\\\'
+    """
+    return "".join(
+        chr(octet) if 0x20 <= octet < 0x7F and octet != 0x5C else _escape(octet)
+        for octet in octets
+    )
+
+
+def _escape(octet: int) -> str:
+    return "\\\\" if octet == 0x5C else f"\\x{octet:02x}"

@@ -1,0 +1,1 @@
+"""The daemons: loops, waits, logs and the clock. They meet in the database only."""

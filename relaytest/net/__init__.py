@@ -1,0 +1,1 @@
+"""Sockets: SMTP client and listener, DNS, HTTP. No SQL, no policy, no log."""
