@@ -1,29 +1,28 @@
 """Tokens: mailboxes that nobody can guess, and that say which form of which trial they prove.
 
-A token is a local part of 32 lower-case base32 letters, safe under case folding and inside
-every probe form. It holds the kind of mailbox, the form, the trial, the minute of issue, and
-an HMAC over all of it. The trial's row fixes address and port, so the HMAC binds them too.
+A token is a local part of 26 lower-case base32 letters, safe under case folding and inside
+every probe form. It holds the kind of mailbox, the form, the trial, and an HMAC over them. The
+trial's row, which is written before a token of it is sent and never changed, fixes address,
+port and time, so the HMAC binds those too.
 
 Only a token that comes back as *envelope recipient* proves anything: bodies are quoted.
 """
 
 import base64
-import binascii
 import enum
 import hashlib
 import hmac
 import re
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
-LENGTH = 32  # letters of a token
-KEY_OCTETS = 32
+LENGTH = 26  # letters of a token
 
-_LAYOUT = struct.Struct(">BHBIHH")  # kind, form, trial (5 octets: high 1, low 4), minute (4)
+_LAYOUT = struct.Struct(">BHBI")  # mailbox, form, trial (high octet, low four octets)
 _MAC_OCTETS = 8
-_SHAPE = re.compile(r"[a-z2-7]{32}")
-_EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+_SHAPE = re.compile(r"[a-z2-7]{26}")
+_PADDING = "======"
 _MAX_TRIAL = (1 << 40) - 1
 
 
@@ -41,39 +40,30 @@ class Token:
 
     Attributes:
         form: Number of the form (core.probe), 0..65535.
-        trial: Id of the trial, 1 .. 2**40 - 1.
-        issued_at: Aware UTC, cut to the minute.
+        trial: Id of the trial (of the sink check for Mailbox.SELF), 1 .. 2**40 - 1.
     """
 
     mailbox: Mailbox
     form: int
     trial: int
-    issued_at: datetime
 
 
 def issue(key: bytes, token: Token) -> str:
     """Return the local part for `token`.
 
-    >>> moment = datetime(2026, 1, 1, tzinfo=UTC)
-    >>> text = issue(b"k" * 32, Token(Mailbox.FORWARD, 257, 7, moment))
+    >>> text = issue(b"k" * 32, Token(Mailbox.FORWARD, 257, 7))
     >>> len(text), verify([b"k" * 32], text.upper()).trial
-    (32, 7)
+    (26, 7)
     """
     if not 0 < token.trial <= _MAX_TRIAL:
         raise ValueError(f"trial {token.trial} does not fit into 5 octets")
-    minute = (token.issued_at - _EPOCH) // timedelta(minutes=1)
     body = _LAYOUT.pack(
-        token.mailbox.value,
-        token.form,
-        token.trial >> 32,
-        token.trial & 0xFFFFFFFF,
-        minute >> 16,
-        minute & 0xFFFF,
+        token.mailbox.value, token.form, token.trial >> 32, token.trial & 0xFFFFFFFF
     )
-    return base64.b32encode(body + _mac(key, body)).decode("ascii").lower()
+    return _letters(body + _mac(key, body))
 
 
-def verify(keys: list[bytes], local_part: str) -> Token | None:
+def verify(keys: Iterable[bytes], local_part: str) -> Token | None:
     """Return what `local_part` says if one of `keys` signed it, else None.
 
     Args:
@@ -83,16 +73,18 @@ def verify(keys: list[bytes], local_part: str) -> Token | None:
     text = local_part.lower()
     if not _SHAPE.fullmatch(text):
         return None
-    try:
-        octets = base64.b32decode(text.upper())
-    except binascii.Error:
-        return None
+    octets = base64.b32decode(text.upper() + _PADDING)
     body, mac = octets[:-_MAC_OCTETS], octets[-_MAC_OCTETS:]
+    if _letters(octets) != text:  # the last letter has two bits to spare: one spelling only
+        return None
     if not any(hmac.compare_digest(_mac(key, body), mac) for key in keys):
         return None
-    kind, form, high, low, minute_high, minute_low = _LAYOUT.unpack(body)
-    minutes = timedelta(minutes=minute_high << 16 | minute_low)
-    return Token(Mailbox(kind), form, high << 32 | low, _EPOCH + minutes)
+    mailbox, form, high, low = _LAYOUT.unpack(body)
+    return Token(Mailbox(mailbox), form, high << 32 | low)
+
+
+def _letters(octets: bytes) -> str:
+    return base64.b32encode(octets).decode("ascii").rstrip("=").lower()
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

@@ -1,1 +1,1 @@
-"""PostgreSQL: one module for each table group; each statement beside the function that runs it."""
+"""PostgreSQL: one module a table group; each statement beside the function that runs it."""

@@ -1,0 +1,372 @@
+"""The configuration: every limit, delay and name that an operator may set, with its default.
+
+One model for each section of the TOML file. Durations are written "90s", "5min", "4h", "5d" or
+"2w", a plain number is seconds; networks and addresses as usual; `host:port` with brackets
+around an IPv6 host.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from ipaddress import ip_address, ip_network
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyAddress,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from relaytest.core.errors import ConfigError
+from relaytest.core.target import NEVER, Network, Scope
+from relaytest.core.token import LENGTH
+
+_UNITS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)")
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+)
+# `"token@domain"` must fit into a local part of 64 octets (RFC 5321 section 4.5.3.1.1)
+LONGEST_SINK_DOMAIN = 64 - LENGTH - len('"@"')
+
+
+def parse_duration(value: object) -> timedelta:
+    """Read a duration.
+
+    >>> parse_duration("1.5h")
+    datetime.timedelta(seconds=5400)
+    """
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return timedelta(seconds=value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError('must be a duration such as "30s", "5min", "4h" or "5d"')
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def parse_host_name(value: object) -> str:
+    """Read a host or domain name; letter case and a final dot do not matter."""
+    name = value.rstrip(".").lower() if isinstance(value, str) else ""
+    if not _HOST_NAME.fullmatch(name):
+        raise ValueError('must be a full domain name such as "relay-probe.example.net"')
+    return name
+
+
+def parse_endpoint(value: object) -> str:
+    """Check `host:port`, where host is an address and an IPv6 host stands in brackets."""
+    text = value.strip() if isinstance(value, str) else ""
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    if (":" in host) != (host == f"[{bare}]") or not _is_address(bare):
+        raise ValueError('must be address:port, such as "0.0.0.0:25" or "[::]:25"')
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"port {port!r} must be 0 to 65535")
+    return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def split_endpoint(endpoint: str) -> tuple[str, int]:
+    """Return host (without brackets) and port of a checked endpoint.
+
+    >>> split_endpoint("[::1]:25")
+    ('::1', 25)
+    """
+    host, _, port = endpoint.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _parse_network(value: object) -> Network:
+    try:
+        return ip_network(str(value), strict=True)
+    except ValueError as error:
+        raise ValueError(f'must be a network such as "192.0.2.0/24": {error}') from None
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+HostName = Annotated[str, BeforeValidator(parse_host_name)]
+Endpoint = Annotated[str, BeforeValidator(parse_endpoint)]
+NetworkField = Annotated[Any, BeforeValidator(_parse_network)]
+
+
+class Section(BaseModel):
+    """A section refuses keys that it does not know and cannot be changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Database(Section):
+    """Where PostgreSQL is."""
+
+    dsn: str = Field("", description="PostgreSQL to use; empty: the private one under --data")
+    pool: int = Field(8, ge=2, le=200, description="connections of one process")
+    timeout: Duration = Field(timedelta(seconds=10), description="of one statement")
+
+
+class Identity(Section):
+    """Who we are to the servers that we test."""
+
+    ehlo_name: HostName = Field(
+        "relay-probe.invalid", description="name in EHLO; must resolve both ways"
+    )
+    sources: list[IPvAnyAddress] = Field(
+        [], max_length=16, description="our addresses to probe from; empty: the system's choice"
+    )
+    contact: str = Field(
+        "", max_length=200, description="mailbox or URL for objections, in every message"
+    )
+    vantage: str = Field(
+        "default", pattern=r"^[a-z0-9-]{1,40}$", description="name of this place"
+    )
+
+
+class ScopeSection(Section):
+    """What may be tested besides global unicast, and what never."""
+
+    allow: list[NetworkField] = Field([], description="special-purpose networks (labs, tests)")
+    deny: list[NetworkField] = Field([], description="networks that are never contacted")
+
+    @field_validator("allow")
+    @classmethod
+    def _possible(cls, networks: list[Network]) -> list[Network]:
+        for network in networks:
+            for never in NEVER:
+                if network.version == never.version and network.subnet_of(never):  # type: ignore[arg-type]  # same version
+                    raise ValueError(f"{network} can hold no mail server")
+        return networks
+
+    def rules(self) -> Scope:
+        """Return the section as core.target wants it."""
+        return Scope(tuple(self.allow), tuple(self.deny))
+
+
+class Dns(Section):
+    """Look-ups of the target's names."""
+
+    nameservers: list[Endpoint] = Field([], description="address:port; empty: the system's")
+    timeout: Duration = Field(timedelta(seconds=2), description="of one look-up, all tries")
+
+
+class BatterySection(Section):
+    """Which forms are sent."""
+
+    depth: Literal["quick", "full"] = Field("quick", description="quick: tiers 1-2; full: all")
+
+
+class Timing(Section):
+    """Deadlines of a visit, and how long we wait for mail to come back."""
+
+    connect: Duration = Field(timedelta(seconds=20), description="TCP handshake")
+    greeting: Duration = Field(timedelta(seconds=60), description="until the 220 (RFC: 5min)")
+    command: Duration = Field(timedelta(seconds=60), description="until the next reply")
+    end_of_data: Duration = Field(timedelta(minutes=3), description="answer to the final dot")
+    session: Duration = Field(timedelta(minutes=4), description="one connection, all in all")
+    visit: Duration = Field(timedelta(minutes=10), description="all connections of one visit")
+    retries: list[Duration] = Field(
+        [timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=4)],
+        max_length=20,
+        description="delays before the next visit, for deferred and unanswered forms",
+    )
+    patience: Duration = Field(timedelta(days=5), description="wait for an accepted message")
+    grace: Duration = Field(
+        timedelta(seconds=60), description="wait for a message that was refused after the dot"
+    )
+
+
+class Politeness(Section):
+    """How gently a target is treated."""
+
+    forms_per_session: int = Field(8, ge=1, le=8, description="transactions in one connection")
+    odd_forms_per_session: int = Field(
+        2, ge=1, le=2, description="of them likely syntax errors"
+    )
+    sessions_at_once: int = Field(4, ge=1, le=8, description="connections to one target")
+    slots: int = Field(500, ge=1, le=10000, description="targets at once in one worker")
+
+
+class Sink(Section):
+    """Where our messages come back."""
+
+    listen: list[Endpoint] = Field(["127.0.0.1:2525"], description="address:port to listen on")
+    domains: list[HostName] = Field(
+        [], max_length=8, description="our domains whose MX is the sink; two TLDs in production"
+    )
+    message_octets: int = Field(
+        1 << 20, ge=1 << 12, le=1 << 28, description="kept of a message"
+    )
+    connections: int = Field(1000, ge=1, description="at once, all in all")
+    connections_per_peer: int = Field(50, ge=1, description="at once, from one address")
+    session: Duration = Field(timedelta(minutes=15), description="longest session")
+    idle: Duration = Field(timedelta(minutes=5), description="longest silence")
+    check_every: Duration = Field(
+        timedelta(minutes=5), description="a message of our own to the sink, to know it works"
+    )
+    check_peer: str = Field(
+        "", description="address:port for it, such as the public one; empty: first `listen`"
+    )
+
+    @field_validator("domains")
+    @classmethod
+    def _short(cls, domains: list[str]) -> list[str]:
+        for domain in domains:
+            if len(domain) > LONGEST_SINK_DOMAIN:
+                raise ValueError(
+                    f"{domain!r} has {len(domain)} characters; at most {LONGEST_SINK_DOMAIN}, "
+                    'so that "token@domain" fits into a local part (RFC 5321 4.5.3.1.1)'
+                )
+        return domains
+
+    @field_validator("check_peer")
+    @classmethod
+    def _peer(cls, value: str) -> str:
+        return parse_endpoint(value) if value else ""
+
+
+class Listing(Section):
+    """How long a listing lives."""
+
+    expire_after: Duration = Field(timedelta(days=30), description="unless a retest renews it")
+    recheck_every: Duration = Field(
+        timedelta(days=7), description="automatic retest of what is listed; 24h at least"
+    )
+
+    @field_validator("recheck_every")
+    @classmethod
+    def _not_too_often(cls, value: timedelta) -> timedelta:
+        if value < timedelta(hours=24):
+            raise ValueError("must be 24h or more (RFC 6471 section 3.6.2)")
+        return value
+
+
+class Publish(Section):
+    """The DNS zone."""
+
+    zone: HostName = Field("relays.example", description="name of the list")
+    directory: str = Field("", description="where the zone files go; empty: --data/zone")
+    ttl: Duration = Field(timedelta(minutes=5), description="of entries and negative answers")
+    nameservers: list[HostName] = Field([], description="NS names of the zone; empty: ns.ZONE")
+    hostmaster: HostName = Field("hostmaster.invalid", description="SOA mailbox, @ as a dot")
+    lookup_url: str = Field(
+        "", max_length=150, description="page that explains an entry; the address is appended"
+    )
+    expire_after: Duration = Field(
+        timedelta(days=7), description="rbldnsd refuses files that were not renewed for so long"
+    )
+    debounce: Duration = Field(timedelta(seconds=1), description="gather changes for so long")
+    server: str = Field(
+        "", description="address:port of the DNS server to check after each publication"
+    )
+    pidfile: str = Field("", description="of the rbldnsd to signal; empty: it polls the files")
+
+    @field_validator("server")
+    @classmethod
+    def _server(cls, value: str) -> str:
+        return parse_endpoint(value) if value else ""
+
+    @field_validator("lookup_url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not value.isascii() or any(c in value for c in '"\\$ ') or not value.isprintable():
+            raise ValueError("must be plain ASCII without blank, quote, backslash and dollar")
+        return value
+
+
+class Answer(Section):
+    """The built-in DNS answerer of `relaytest up`."""
+
+    listen: Endpoint = Field("127.0.0.1:8053", description="address:port, UDP and TCP")
+
+
+class Web(Section):
+    """The public pages."""
+
+    listen: Endpoint = Field("127.0.0.1:8025", description="address:port")
+
+
+class Log(Section):
+    """The log on standard error."""
+
+    format: Literal["auto", "json", "pretty"] = Field("auto", description="auto: by terminal")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least kept"
+    )
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    database: Database = Database()
+    identity: Identity = Identity()
+    scope: ScopeSection = ScopeSection()
+    dns: Dns = Dns()
+    battery: BatterySection = BatterySection()
+    timing: Timing = Timing()
+    politeness: Politeness = Politeness()
+    sink: Sink = Sink()
+    listing: Listing = Listing()
+    publish: Publish = Publish()
+    answer: Answer = Answer()
+    web: Web = Web()
+    log: Log = Log()
+
+    @property
+    def tier(self) -> int:
+        """The highest tier of the battery that is sent."""
+        return 2 if self.battery.depth == "quick" else 255
+
+    @model_validator(mode="after")
+    def _deadlines_nest(self) -> "Config":
+        if self.timing.visit < self.timing.session:
+            raise ValueError("timing.visit must not be shorter than timing.session")
+        return self
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Read the whole configuration from nested tables.
+
+    Raises:
+        ConfigError: One line for each mistake: the key, the value, and what would be right.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_complaint(one) for one in error.errors())) from None
+
+
+def _complaint(error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "configuration"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _known_keys(), n=1)
+        return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''}"
+    value = error["input"]
+    said = f" is {value!r}" if isinstance(value, str | int | float) else ""
+    return f"{key}{said}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _known_keys() -> list[str]:
+    return [key for key, _ in options()] + list(Config.model_fields)
+
+
+def options() -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every option as ("section.key", its field), in the order of this file."""
+    for section, field in Config.model_fields.items():
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, Section):
+            for key, option in model.model_fields.items():
+                yield f"{section}.{key}", option

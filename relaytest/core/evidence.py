@@ -1,0 +1,214 @@
+"""The evidence of one trial, and what became of each form."""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from relaytest.core import phrases
+from relaytest.core.dialogue import Step
+from relaytest.core.probe import CONTROL, Form
+from relaytest.core.reply import Reply
+from relaytest.core.target import Address
+from relaytest.core.token import Mailbox
+
+
+class Standing(enum.Enum):
+    """What became of one form."""
+
+    RELAYED = "relayed"  # our message came back
+    BOUNCED = "bounced"  # our message was accepted and a bounce came back
+    REFUSED = "refused"
+    REFUSED_SOFTLY = "refused-softly"  # a 4yz that means never
+    WAITING = "waiting"  # the message was handed over and may still come
+    DEFERRED = "deferred"
+    UNANSWERED = "unanswered"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One outcome, as stored.
+
+    Attributes:
+        visit: Which visit to the target, from 1.
+        alone: It was the first transaction of its session, so that even a 503 is an answer.
+    """
+
+    form: int
+    step: Step
+    reply: Reply | None
+    visit: int = 1
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """How one session with the target went.
+
+    Attributes:
+        ended: "complete", "hung-up", "rejected", or a core.dialogue.Break value.
+        detail: What broke it, in words.
+        greeting: First reply, if one came.
+        hello: Reply to EHLO or HELO, if one came.
+    """
+
+    visit: int
+    ended: str
+    detail: str = ""
+    greeting: Reply | None = None
+    hello: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A message that reached our sink for a token of the trial.
+
+    Attributes:
+        peer: Who handed it to us.
+        reverse_path: As it came, brackets included.
+        forward_path: Likewise.
+    """
+
+    form: int
+    mailbox: Mailbox
+    peer: Address
+    reverse_path: bytes
+    forward_path: bytes
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that is known of one trial.
+
+    Attributes:
+        address: The target.
+        battery: Every form there is, by number.
+        forms: What was to be asked; empty before the first visit has ended.
+        probed_at: End of the last visit; None before the first has ended.
+        ended: No further visit will come.
+        sink_proven: Our own messages to our sink came back all the time since `probed_at`.
+    """
+
+    address: Address
+    battery: Mapping[int, Form]
+    forms: tuple[Form, ...] = ()
+    asked: tuple[Asked, ...] = ()
+    met: tuple[Met, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    probed_at: datetime | None = None
+    ended: bool = False
+    sink_proven: bool = False
+
+
+def in_order(evidence: Evidence) -> Evidence:
+    """Return the same evidence sorted, so that no order of arrival can matter."""
+    order = {form.number: place for place, form in enumerate(evidence.forms)}
+    return replace(
+        evidence,
+        asked=tuple(
+            sorted(evidence.asked, key=lambda one: (_weight(one), order.get(one.form, -1)))
+        ),
+        met=tuple(sorted(evidence.met, key=lambda one: (one.visit, one.ended, one.detail))),
+        receipts=tuple(
+            sorted(
+                evidence.receipts, key=lambda one: (one.received_at, one.form, one.peer.packed)
+            )
+        ),
+    )
+
+
+def _weight(asked: Asked) -> tuple[int, int, int, str]:
+    """Later visits weigh more; within one, a refusal more than the acceptance it took back."""
+    if asked.reply is None:
+        return asked.visit, 3, 0, ""
+    permanence = {2: 0, 3: 0, 4: 1, 5: 2}[asked.reply.code // 100]
+    return asked.visit, permanence, asked.reply.code, asked.reply.text
+
+
+def proofs_of(evidence: Evidence) -> tuple[Receipt, ...]:
+    """Return the receipts that prove relay.
+
+    For a form whose reverse-path is its forward-path, bounces and answers arrive where a copy
+    would. Only a message that still carries the reverse-path we gave it is a copy then.
+    """
+    return tuple(
+        receipt
+        for receipt in evidence.receipts
+        if receipt.mailbox is Mailbox.FORWARD
+        and (
+            (form := evidence.battery.get(receipt.form)) is None
+            or not form.bounces_to_itself
+            or _mailbox(receipt.reverse_path) == _mailbox(receipt.forward_path)
+        )
+    )
+
+
+def _mailbox(path: bytes) -> bytes:
+    return path.strip(b"<> ").lower()
+
+
+def control_of(evidence: Evidence) -> dict[int, Reply]:
+    """Return the reply to the control recipient (postmaster) at each visit."""
+    return {
+        one.visit: one.reply
+        for one in evidence.asked
+        if one.form == CONTROL and one.reply is not None
+    }
+
+
+def standings_of(evidence: Evidence) -> dict[int, Standing]:
+    """Return what became of each form of the trial, by its number.
+
+    Args:
+        evidence: As `in_order` returns it.
+    """
+    relayed = {receipt.form for receipt in proofs_of(evidence)}
+    returned = {one.form for one in evidence.receipts if one.mailbox is Mailbox.REVERSE}
+    control = control_of(evidence)
+    by_form: dict[int, list[Asked]] = {form.number: [] for form in evidence.forms}
+    for asked in evidence.asked:
+        by_form.setdefault(asked.form, []).append(asked)
+    standings = {}
+    for form in evidence.forms:
+        standing = _answered(by_form[form.number], control)
+        if form.number in relayed:
+            standing = Standing.RELAYED
+        elif form.number in returned and standing is Standing.WAITING:
+            standing = Standing.BOUNCED
+        standings[form.number] = standing
+    return standings
+
+
+def _answered(asked: Sequence[Asked], control: Mapping[int, Reply]) -> Standing:
+    """Judge one form by the target's replies alone."""
+    handed_over = [one.reply for one in asked if one.step is Step.END_OF_DATA]
+    if any(reply is None or reply.positive for reply in handed_over):
+        return Standing.WAITING
+    answers = [one for one in asked if one.reply is not None and _is_answer(one.reply, one)]
+    if not answers or answers[-1].reply is None:
+        return Standing.UNANSWERED
+    reply = answers[-1].reply
+    if reply.permanent:
+        return Standing.REFUSED
+    if reply.transient:
+        return _soft(reply, control.get(answers[-1].visit))
+    return Standing.UNANSWERED  # the recipient was accepted, but no message went out
+
+
+def _is_answer(reply: Reply, asked: Asked) -> bool:
+    """A 503 to a later transaction shows a server confused about the session, not a refusal."""
+    return reply.code != 503 or asked.alone
+
+
+def _soft(reply: Reply, control: Reply | None) -> Standing:
+    """Tell a refusal in 4yz clothes from greylisting.
+
+    Postfix since 2.10 answers strangers `454 4.7.1 Relay access denied` for ever. Greylisting
+    defers the control recipient too, except where it exempts postmaster; so the words must
+    speak of relaying as well, and not of coming back.
+    """
+    words = phrases.ABOUT_RELAY.search(reply.text) and not phrases.COME_BACK.search(reply.text)
+    if words and not (control is not None and control.transient):
+        return Standing.REFUSED_SOFTLY
+    return Standing.DEFERRED

@@ -1,0 +1,34 @@
+"""What words in replies mean. Codes alone do not tell a refusal of relay from a refusal of us.
+
+Each pattern is a habit of servers, not a standard: a match is a hint that is only believed
+together with the code and with the answer to the control recipient.
+"""
+
+import re
+
+
+def _any(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns), re.IGNORECASE)
+
+
+ABOUT_RELAY = _any(
+    r"relay",  # Postfix, Exim, sendmail, Exchange, Courier
+    r"rcpthosts",  # qmail
+    r"not (one of our|a local|local) (user|domain|host|address)",
+    r"third.?party",
+    r"domain (is )?not (allowed|hosted|local|accepted)",
+    r"not (allowed|permitted) to send",
+    r"authenticat|\bauth\b",  # "authenticate first": closed to strangers (RFC 6409 section 4.3)
+)
+
+ABOUT_THE_CLIENT = _any(
+    r"\b(black|block|deny|ban)[ -]?list|\b(blocked|banned|blacklisted)\b",
+    r"dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|reputation",
+    r"your (ip|host|address)|client host|access denied|no access|go away",
+    r"helo (command )?rejected|invalid helo",
+    r"dynamic ip|\bptr\b|reverse dns",
+)
+
+COME_BACK = _any(r"gr[ae]y.?list|try again|come back|retry|later|\bwait\b|minutes|seconds")
+
+WANTS_TLS = _any(r"starttls|\btls\b|encrypt")

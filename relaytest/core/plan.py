@@ -1,0 +1,103 @@
+"""Which forms go into which session, round after round, until all are answered or hope is gone.
+
+Error budgets of stock servers set the sizes: Postfix slows down after 10 errors and hangs up
+after 20, Exim hangs up after 10 RSETs without a message or after 3 syntax errors. So sessions
+are short; a first one alone shows how the server is, and what it leaves unanswered is asked
+again in smaller sessions, at last one form a connection.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relaytest.core.probe import Form
+
+
+class Purpose(enum.Enum):
+    """What a session is for."""
+
+    SCOUT = "scout"  # the first one, alone, with the control recipient
+    ASK = "ask"  # forms, several a session
+    ALONE = "alone"  # one form a session, one command at a time
+    CONFIRM = "confirm"  # messages for the recipients that were accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How large sessions may be.
+
+    Attributes:
+        forms: Transactions in one session.
+        odd: Of them, forms that are often counted as syntax errors.
+        sessions: Connections at once.
+    """
+
+    forms: int
+    odd: int
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Sessions that may run at the same time.
+
+    Attributes:
+        groups: The forms of each session.
+        at_once: How many of the sessions may run at once.
+        pipelining: Use it where it is announced.
+    """
+
+    purpose: Purpose
+    groups: tuple[tuple[Form, ...], ...]
+    at_once: int
+    pipelining: bool
+
+
+def scout(forms: Sequence[Form], sizes: Sizes) -> Round:
+    """The first session. One place of it goes to the control recipient."""
+    group = split(forms, Sizes(max(1, sizes.forms - 1), sizes.odd, 1))[:1]
+    return Round(Purpose.SCOUT, group, 1, pipelining=True)
+
+
+def following(
+    number: int, unanswered: Sequence[Form], sizes: Sizes, *, strained: bool
+) -> Round | None:
+    """Return round `number` (1 is the first after the scout) for what is unanswered, or None.
+
+    Args:
+        number: Counts rounds, not sessions.
+        unanswered: Forms without an answer so far, in battery order.
+        sizes: From the configuration.
+        strained: A session was turned away or cut short, so only one runs at a time.
+    """
+    if not unanswered or number > 3:
+        return None
+    at_once = 1 if strained else sizes.sessions
+    if number == 1:
+        return Round(Purpose.ASK, split(unanswered, sizes), at_once, pipelining=True)
+    if number == 2:
+        small = Sizes(max(1, sizes.forms // 2), 1, 1)
+        return Round(Purpose.ASK, split(unanswered, small), 1, pipelining=False)
+    return Round(Purpose.ALONE, tuple((form,) for form in unanswered), 1, pipelining=False)
+
+
+def confirming(willing: Sequence[Form], sizes: Sizes, *, strained: bool) -> Round | None:
+    """Return the round that sends a message to each recipient that was accepted."""
+    if not willing:
+        return None
+    at_once = 1 if strained else sizes.sessions
+    return Round(Purpose.CONFIRM, split(willing, sizes), at_once, pipelining=True)
+
+
+def split(forms: Sequence[Form], sizes: Sizes) -> tuple[tuple[Form, ...], ...]:
+    """Deal `forms` into as few groups as the sizes let, keeping their order inside a group."""
+    groups: list[list[Form]] = []
+    for form in forms:
+        for group in groups:
+            odd = sum(other.odd for other in group)
+            if len(group) < sizes.forms and (not form.odd or odd < sizes.odd):
+                group.append(form)
+                break
+        else:
+            groups.append([form])
+    return tuple(tuple(group) for group in groups)

@@ -1,0 +1,365 @@
+"""From evidence to a verdict: a pure, total function, with its reasons in words.
+
+Rule 0: only our own token that arrives at our sink as envelope recipient proves relay. Never a
+250: a server may accept every recipient and drop, bounce or hold the message. Never a token
+quoted in a body: bounces quote.
+
+`open`: at least one probe message came back. `closed`: every form was refused for good, or
+accepted and bounced to us, or accepted and not seen again for `patience` while our sink was
+known to work. `unknown`: anything else, with the reason.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from relaytest.core import phrases
+from relaytest.core.dialogue import Break, Step
+from relaytest.core.evidence import (
+    Evidence,
+    Met,
+    Receipt,
+    Standing,
+    control_of,
+    in_order,
+    proofs_of,
+    standings_of,
+)
+from relaytest.core.probe import CONTROL, Form
+from relaytest.core.reply import Reply
+from relaytest.core.target import Address
+
+
+class Finding(enum.Enum):
+    """What one trial says about one target."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+
+
+class Reason(enum.Enum):
+    """Why."""
+
+    RELAYED = "relayed"  # open: a message came back
+    REFUSED = "refused"  # closed: every form refused
+    NOT_RETURNED = "not-returned"  # closed: some accepted, none came back
+    PENDING = "pending"  # unknown: accepted, still waiting
+    DEFERRED = "deferred"  # unknown: greylisting or another temporary refusal
+    BLOCKED = "blocked"  # unknown: the server turns the tester away
+    UNREACHABLE = "unreachable"  # unknown: no connection
+    NOT_SMTP = "not-smtp"  # unknown: something else answers
+    INCOMPLETE = "incomplete"  # unknown: forms without an answer
+    DESYNC = "desync"  # unknown: replies cannot be paired with commands
+    SINK_DOWN = "sink-down"  # unknown: not returned, but our sink was not proven to work
+    OUT_OF_SCOPE = "out-of-scope"  # unknown: may not be contacted
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long we wait for mail to come back.
+
+    Attributes:
+        accepted: After the server took the message.
+        refused: After it refused the message at the final dot: some relay it all the same.
+    """
+
+    accepted: timedelta
+    refused: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The decision on one trial.
+
+    Attributes:
+        confidence: "high", "medium" or "low".
+        explanation: Why, and what would change it, for a person.
+        forms: Ids of the forms that decided it.
+        condition: OPEN only: what it takes, when the plainest form does not do it.
+        exit_address: OPEN only: who handed the copy to us, when not the target itself.
+        judge_at: Look again at this time even if nothing new comes; None: no need.
+    """
+
+    finding: Finding
+    reason: Reason
+    confidence: str
+    explanation: str
+    forms: tuple[str, ...] = ()
+    condition: str | None = None
+    exit_address: Address | None = None
+    judge_at: datetime | None = field(default=None, compare=False)
+
+
+# A further visit may tell more.
+_WORTH_A_VISIT = frozenset(
+    {
+        Reason.DEFERRED,
+        Reason.BLOCKED,
+        Reason.UNREACHABLE,
+        Reason.NOT_SMTP,
+        Reason.INCOMPLETE,
+        Reason.DESYNC,
+    }
+)
+
+# How a session that never got to a mail command is read, the most telling first.
+_REASON_OF_BREAK = {
+    Break.DESYNC: Reason.DESYNC,
+    Break.GARBAGE: Reason.NOT_SMTP,
+    Break.CLOSED: Reason.INCOMPLETE,
+    Break.TIMEOUT: Reason.UNREACHABLE,
+    Break.REFUSED: Reason.UNREACHABLE,
+    Break.UNREACHABLE: Reason.UNREACHABLE,
+}
+
+
+def judge(evidence: Evidence, patience: Patience, now: datetime) -> Verdict | None:
+    """Decide one trial, or return None while nothing can be said.
+
+    The same evidence in any order gives the same verdict. Without a receipt for a forward-path
+    nothing is ever open.
+    """
+    evidence = in_order(evidence)
+    proofs = proofs_of(evidence)
+    if proofs:
+        return _open(evidence, proofs)
+    if evidence.probed_at is None or not evidence.forms:
+        return None
+    standings = standings_of(evidence)
+    return (
+        _turned_away(evidence, standings)
+        or _unanswered(evidence, standings)
+        or _deferred(evidence, standings)
+        or _waiting(evidence, standings, evidence.probed_at, patience, now)
+        or _closed(evidence, standings)
+    )
+
+
+def worth_another_visit(verdict: Verdict | None) -> bool:
+    """Whether the target should be visited again for the same trial."""
+    return verdict is not None and verdict.reason in _WORTH_A_VISIT
+
+
+def out_of_scope(why: str) -> Verdict:
+    """Return the verdict on a target that may not be contacted."""
+    return _unknown(Reason.OUT_OF_SCOPE, f"The address may not be tested: {why}.")
+
+
+def _open(evidence: Evidence, proofs: Sequence[Receipt]) -> Verdict:
+    forms = [evidence.battery[one.form] for one in proofs if one.form in evidence.battery]
+    ids = tuple(dict.fromkeys(form.id for form in forms))
+    by_target = any(proof.peer == evidence.address for proof in proofs)
+    leaving = None if by_target else proofs[0].peer
+    condition = _condition(forms)
+    sentences = [
+        f"The server relays: {len(proofs)} of our messages between strangers came back through "
+        f"it, the first at {proofs[0].received_at:%Y-%m-%d %H:%M:%S} UTC"
+        f"{_named(ids)}.",
+        f"It does so {condition}." if condition else "",
+        f"The message left through {leaving}." if leaving else "",
+        "A new test in which every form is refused would change this.",
+    ]
+    explanation = " ".join(filter(None, sentences))
+    return Verdict(Finding.OPEN, Reason.RELAYED, "high", explanation, ids, condition, leaving)
+
+
+def _named(ids: Sequence[str]) -> str:
+    if not ids:
+        return ""
+    return f" as {', '.join(ids[:4])}{f' and {len(ids) - 4} more' if len(ids) > 4 else ''}"
+
+
+def _condition(forms: Sequence[Form]) -> str | None:
+    """Say what it takes, unless the plainest form was relayed."""
+    if not forms or any(form.id == "S-EXT/R-PLAIN" for form in forms):
+        return None
+    if all(form.recipient.id == "R-PLAIN" for form in forms):
+        senders = dict.fromkeys(f"MAIL FROM:{form.sender.template}" for form in forms)
+        return f"only for certain senders ({', '.join(senders)})"
+    tricks = dict.fromkeys(
+        f"RCPT TO:{form.recipient.template}" for form in forms if form.recipient.id != "R-PLAIN"
+    )
+    return f"only for certain envelopes ({', '.join(tricks)})"
+
+
+def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
+    """No session got as far as a mail command, or every answer is about who we are."""
+    if evidence.asked:
+        return _blocked_in_mail(evidence, standings)
+    last = max((one.visit for one in evidence.met), default=0)
+    met = [one for one in evidence.met if one.visit == last]
+    refusal = next((reply for one in met if (reply := _refusal(one)) is not None), None)
+    if refusal is None:
+        kinds = {one.ended for one in met}
+        reason = next(
+            (reason for kind, reason in _REASON_OF_BREAK.items() if kind.value in kinds),
+            Reason.UNREACHABLE,
+        )
+        detail = next((one.detail for one in met if one.detail), "no session took place")
+        return _unknown(reason, f"No mail command could be sent: {detail}.")
+    if refusal.code == 521:  # RFC 7504: this host takes no mail from anybody
+        text = f"The server says that it takes no mail at all: {refusal}."
+        return Verdict(Finding.CLOSED, Reason.REFUSED, "medium", text)
+    if refusal.transient:
+        return _unknown(Reason.DEFERRED, f"The server is not ready for us: {refusal}.")
+    return _unknown(
+        Reason.BLOCKED,
+        f"The server turns us away before any mail command: {refusal}. That says nothing about "
+        "whether it relays for others.",
+    )
+
+
+def _refusal(met: Met) -> Reply | None:
+    """The reply with which a session was refused at its start, if any."""
+    for reply in (met.hello, met.greeting):
+        if reply is not None and not reply.positive:
+            return reply
+    return None
+
+
+def _blocked_in_mail(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
+    """Most answers speak of the client, and not even mail for postmaster was taken."""
+    replies = [one.reply for one in evidence.asked if one.reply is not None]
+    if any(reply.positive for reply in control_of(evidence).values()) or {
+        Standing.WAITING,
+        Standing.BOUNCED,
+    } & set(standings.values()):
+        return None
+    blocking = [
+        reply
+        for reply in replies
+        if phrases.ABOUT_THE_CLIENT.search(reply.text)
+        and not phrases.ABOUT_RELAY.search(reply.text)
+    ]
+    if len(blocking) * 2 <= len(replies):
+        return None
+    return _unknown(
+        Reason.BLOCKED,
+        f"The server refuses us for who we are, even mail for postmaster: {blocking[0]}. "
+        "That says nothing about whether it relays for others.",
+    )
+
+
+def _unanswered(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
+    wants_tls = [
+        one.reply
+        for one in evidence.asked
+        if one.reply and one.reply.code == 530 and phrases.WANTS_TLS.search(one.reply.text)
+    ]
+    if wants_tls:
+        return _unknown(
+            Reason.INCOMPLETE, f"The server talks only over TLS, not yet tried: {wants_tls[0]}."
+        )
+    open_ends = _forms(evidence, standings, Standing.UNANSWERED)
+    if not open_ends:
+        return None
+    reason = Reason.INCOMPLETE
+    if any(one.ended == Break.DESYNC.value for one in evidence.met):
+        reason = Reason.DESYNC
+    details = [one.detail for one in evidence.met if one.detail]
+    why = f" ({details[-1]})" if details else ""
+    more = "" if evidence.ended else " They will be tried again."
+    return _unknown(
+        reason,
+        f"{len(open_ends)} of {len(evidence.forms)} forms got no answer{why}.{more}",
+        open_ends,
+    )
+
+
+def _deferred(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
+    deferred = _forms(evidence, standings, Standing.DEFERRED)
+    if not deferred or (evidence.ended and _never_taken_back(evidence)):
+        return None
+    numbers = {form.number for form in evidence.forms if form.id in deferred}
+    reply = next(one.reply for one in reversed(evidence.asked) if one.form in numbers)
+    more = (
+        "So it was at every visit."
+        if evidence.ended
+        else "They will be tried again from the same address with the same envelope."
+    )
+    return _unknown(
+        Reason.DEFERRED,
+        f"{len(deferred)} of {len(evidence.forms)} forms were refused for now: {reply}. {more}",
+        deferred,
+    )
+
+
+def _never_taken_back(evidence: Evidence) -> bool:
+    """At several visits the temporary refusal stood while postmaster's mail was taken."""
+    control = control_of(evidence)
+    visits = {one.visit for one in evidence.asked if one.form != CONTROL}
+    return len(visits) > 1 and max(visits) in control and control[max(visits)].positive
+
+
+def _waiting(
+    evidence: Evidence,
+    standings: Mapping[int, Standing],
+    probed_at: datetime,
+    patience: Patience,
+    now: datetime,
+) -> Verdict | None:
+    waiting = _forms(evidence, standings, Standing.WAITING)
+    numbers = {one.form for one in evidence.asked if one.step is Step.END_OF_DATA}
+    handed_over = tuple(form.id for form in evidence.forms if form.number in numbers)
+    until = probed_at + (patience.accepted if waiting else patience.refused)
+    if handed_over and now < until:
+        return _unknown(
+            Reason.PENDING,
+            f"{len(handed_over)} of {len(evidence.forms)} messages were handed over and may "
+            f"still come back; we wait until {until:%Y-%m-%d %H:%M:%S} UTC.",
+            handed_over,
+            judge_at=until,
+        )
+    if waiting and not evidence.sink_proven:
+        return _unknown(
+            Reason.SINK_DOWN,
+            f"{len(waiting)} messages were accepted and did not come back, but our own sink "
+            "was not proven to work all that time, so nothing follows. A new test would tell.",
+            waiting,
+        )
+    return None
+
+
+def _closed(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict:
+    ids = tuple(form.id for form in evidence.forms)
+    silent = len(_forms(evidence, standings, Standing.WAITING))
+    bounced = len(_forms(evidence, standings, Standing.BOUNCED))
+    if silent or bounced:
+        return Verdict(
+            Finding.CLOSED,
+            Reason.NOT_RETURNED,
+            "medium",
+            f"None of our messages came back. Of {len(ids)} forms {silent} were accepted and "
+            f"not passed on, {bounced} accepted and bounced, the others refused. A message "
+            "that comes back later would change this.",
+            ids,
+        )
+    soft = sum(
+        one in {Standing.REFUSED_SOFTLY, Standing.DEFERRED} for one in standings.values()
+    )
+    how = f", {soft} of them with a temporary code that it never takes back" if soft else ""
+    example = next(one.reply for one in evidence.asked if one.form != CONTROL)
+    return Verdict(
+        Finding.CLOSED,
+        Reason.REFUSED,
+        "high",
+        f"The server refused all {len(ids)} forms{how}, for instance with {example}.",
+        ids,
+    )
+
+
+def _forms(
+    evidence: Evidence, standings: Mapping[int, Standing], standing: Standing
+) -> tuple[str, ...]:
+    return tuple(form.id for form in evidence.forms if standings[form.number] is standing)
+
+
+def _unknown(
+    reason: Reason,
+    explanation: str,
+    forms: tuple[str, ...] = (),
+    judge_at: datetime | None = None,
+) -> Verdict:
+    return Verdict(Finding.UNKNOWN, reason, "low", explanation, forms, judge_at=judge_at)

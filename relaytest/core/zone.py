@@ -1,0 +1,186 @@
+"""Listings as DNSBL data (RFC 5782), for rbldnsd(8) and for the built-in answerer.
+
+Test entries and the exclusion of 127.0.0.1 are made here and never come from the listing table:
+127.0.0.2 must always be listed, one entry for each return code should be, and 127.0.0.1 must
+never be (RFC 5782 section 5). IPv6 has the same entries in v4-mapped form.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
+
+from relaytest.core.target import Address
+
+OPEN_RELAY = 2  # last octet of the answer for a confirmed open relay: 127.0.0.2
+CODES = (OPEN_RELAY,)
+_STAMP = "%Y:%m:%d:%H:%M:%S"
+_MAPPED = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0"  # the 20 nibbles above ::ffff:0:0/96
+_OCTETS = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){0,3}")
+_NIBBLES = re.compile(r"[0-9a-f](\.[0-9a-f]){0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Apex:
+    """What the zone says of itself.
+
+    Attributes:
+        zone: Its name, without a final dot.
+        nameservers: Their names; the first is the SOA's MNAME.
+        hostmaster: The SOA's RNAME, with a dot for the @.
+        ttl: Of entries, of the SOA and of negative answers (RFC 2308 section 3).
+        text: TXT of an entry; the address is appended.
+    """
+
+    zone: str
+    nameservers: tuple[str, ...]
+    hostmaster: str
+    ttl: timedelta
+    text: str
+
+    @property
+    def seconds(self) -> int:
+        """The TTL as DNS counts it."""
+        return int(self.ttl.total_seconds())
+
+
+def entry_text(lookup_url: str) -> str:
+    """Return the TXT of an entry, up to the address that is appended (RFC 5782 section 2.1)."""
+    return (
+        f"Open relay, tested and confirmed; see {lookup_url}"
+        if lookup_url
+        else ("Open relay, tested and confirmed: ")
+    )
+
+
+def query_name(address: Address, zone: str) -> str:
+    """Return the name that a client asks for (RFC 5782 sections 2.1 and 2.4).
+
+    >>> query_name(IPv4Address("192.0.2.99"), "relays.example.org")
+    '99.2.0.192.relays.example.org'
+    """
+    suffix = ".in-addr.arpa" if address.version == 4 else ".ip6.arpa"
+    return f"{address.reverse_pointer.removesuffix(suffix)}.{zone}"
+
+
+def render_head(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> str:
+    """Render what stands before the IPv4 entries of an rbldnsd ip4set file.
+
+    `$TIMESTAMP` makes rbldnsd answer SERVFAIL once the file is older than `expire_after`: a
+    dead publisher cannot leave stale listings behind for ever. `$MAXRANGE4` ignores ranges.
+    """
+    names = " ".join(apex.nameservers)
+    ttl = apex.seconds
+    expires = stamped_at + expire_after
+    return (
+        f"$SOA {ttl} {apex.nameservers[0]} {apex.hostmaster} 0 1h 15m 2w {ttl}\n"
+        f"$NS 1d {names}\n"
+        f"$TTL {ttl}\n"
+        f"$TIMESTAMP {stamped_at:{_STAMP}} {expires:{_STAMP}}\n"
+        f"$MAXRANGE4 /32\n"
+        f":127.0.0.{OPEN_RELAY}:{apex.text}$\n"
+        f"!127.0.0.1\n"
+        + "".join(
+            f"127.0.0.{code} :{code}:Test entry (RFC 5782), no real listing\n" for code in CODES
+        )
+    )
+
+
+def render_head6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> str:
+    """Render what stands before the IPv6 entries of an rbldnsd ip6trie file.
+
+    rbldnsd does not read dotted quads in IPv6 addresses, so the test entries are in hex.
+    """
+    expires = stamped_at + expire_after
+    return (
+        f"$TTL {apex.seconds}\n"
+        f"$TIMESTAMP {stamped_at:{_STAMP}} {expires:{_STAMP}}\n"
+        f":127.0.0.{OPEN_RELAY}:{apex.text}$\n"
+        f"!::ffff:7f00:1\n"
+        + "".join(
+            f"::ffff:7f00:{code:x} :{code}:Test entry (RFC 5782), no real listing\n"
+            for code in CODES
+        )
+    )
+
+
+def self_test(zone: str) -> Iterator[tuple[str, str | None]]:
+    """Yield (name, the address it must answer or None for "not listed") for a live zone."""
+    for code in CODES:
+        yield query_name(IPv4Address(f"127.0.0.{code}"), zone), f"127.0.0.{code}"
+        yield query_name(IPv6Address(f"::ffff:127.0.0.{code}"), zone), f"127.0.0.{code}"
+    yield query_name(IPv4Address("127.0.0.1"), zone), None
+    yield query_name(IPv6Address("::ffff:127.0.0.1"), zone), None
+
+
+class Missing:
+    """There is no such name: NXDOMAIN."""
+
+
+class Between:
+    """The name exists only because names below it do: NODATA (RFC 8020 section 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The name is an entry.
+
+    Attributes:
+        code: Last octet of the A record.
+        text: The TXT record.
+    """
+
+    code: int
+    text: str
+
+
+Question = Address | Missing | Between
+
+
+def parse_question(labels: str) -> Question:
+    """Read the part of a query name before the zone, lower-case, without its last dot.
+
+    Every name on the way to a possible entry exists: a resolver that minimises names (RFC 9156)
+    would take NXDOMAIN for it as proof that nothing is below.
+
+    >>> parse_question("99.2.0.192"), type(parse_question("2.0.192")).__name__
+    (IPv4Address('192.0.2.99'), 'Between')
+    """
+    parts = labels.split(".")
+    if _OCTETS.fullmatch(labels) and all(int(part) < 256 for part in parts):
+        if len(parts) == 4:
+            return IPv4Address(".".join(reversed(parts)))
+        return Between()
+    if not _NIBBLES.fullmatch(labels):
+        return Missing()
+    if len(parts) < 32:
+        return Between()
+    digits = "".join(reversed(parts))
+    address = IPv6Address(int(digits, 16))
+    return address.ipv4_mapped or address
+
+
+def answer(
+    labels: str, apex: Apex, listed: Callable[[Address], int | None]
+) -> Entry | Missing | Between:
+    """Answer one question.
+
+    Args:
+        labels: See `parse_question`.
+        apex: For the text.
+        listed: Returns the code of an address, or None.
+    """
+    question = parse_question(labels)
+    if isinstance(question, Missing | Between):
+        return question
+    if question in _TEST_ENTRIES:
+        return Entry(_TEST_ENTRIES[question], "Test entry (RFC 5782), no real listing")
+    code = listed(question)
+    if code is None:
+        # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
+        return Between() if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Missing()
+    return Entry(code, f"{apex.text}{question}")
+
+
+_TEST_ENTRIES: dict[Address, int] = {IPv4Address(f"127.0.0.{code}"): code for code in CODES}
