@@ -121,7 +121,7 @@ BEGIN
         RAISE EXCEPTION 'target "%" is not an IP address', left(p_target, 80) USING ERRCODE = '22P02',
             HINT = 'Give an IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1, without brackets and port.';
     END;
-    IF masklen(v_address) < CASE family(v_address) WHEN 4 THEN 32 ELSE 128 END THEN
+    IF masklen(v_address) < (CASE family(v_address) WHEN 4 THEN 32 ELSE 128 END) THEN
         RAISE EXCEPTION 'target "%" is a network', left(p_target, 80) USING ERRCODE = '22023',
             HINT = 'Insert one row for each address that there is a reason to test (RFC 6471 section 3.6).';
     END IF;

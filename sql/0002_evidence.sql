@@ -49,7 +49,6 @@ CREATE TABLE relaytest.outcome (
     step    text     NOT NULL CHECK (step IN ('mail', 'rcpt', 'data', 'end-of-data')),
     code    smallint CHECK (code BETWEEN 200 AND 599),      -- NULL: no answer to the final dot
     reply   text     NOT NULL DEFAULT '',
-    alone   boolean  NOT NULL DEFAULT false,    -- the first transaction of its session
     CONSTRAINT only_the_dot_may_go_unanswered CHECK (code IS NOT NULL OR step = 'end-of-data')
 );
 CREATE INDEX outcome_trial ON relaytest.outcome (trial);
@@ -88,13 +87,13 @@ CREATE TABLE relaytest.verdict (
     forms        text[]      NOT NULL,              -- the forms that decided it
     decided_at   timestamptz NOT NULL DEFAULT now()
 );
-CREATE INDEX verdict_target ON relaytest.verdict (address, port, id DESC);
+CREATE INDEX verdict_target ON relaytest.verdict (address, port, trial DESC, id DESC);
 CREATE INDEX verdict_trial ON relaytest.verdict (trial, id DESC);
 
 CREATE VIEW relaytest.verdict_latest AS
     SELECT DISTINCT ON (address, port)
            address, port, verdict, reason, condition, exit_address, decided_at, confidence, explanation, forms, trial
-      FROM relaytest.verdict ORDER BY address, port, id DESC;
+      FROM relaytest.verdict ORDER BY address, port, trial DESC, id DESC;
 COMMENT ON VIEW relaytest.verdict_latest IS 'The last verdict on each target';
 
 -- The keys that sign tokens; the newest signs, all verify.

@@ -38,5 +38,5 @@ CREATE VIEW relaytest.listing_current AS
 COMMENT ON VIEW relaytest.listing_current IS 'What is published';
 
 CREATE VIEW relaytest.listing_history AS
-    SELECT address, port, at, event, old, new, why, trial FROM relaytest.listing_change;
+    SELECT id, address, port, at, event, old, new, why, trial FROM relaytest.listing_change;
 COMMENT ON VIEW relaytest.listing_history IS 'Every change of every listing, with its cause';

@@ -131,9 +131,7 @@ class Identity(Section):
     contact: str = Field(
         "", max_length=200, description="mailbox or URL for objections, in every message"
     )
-    vantage: str = Field(
-        "default", pattern=r"^[a-z0-9-]{1,40}$", description="name of this place"
-    )
+    vantage: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="name of this place")
 
 
 class ScopeSection(Section):
@@ -193,9 +191,7 @@ class Politeness(Section):
     """How gently a target is treated."""
 
     forms_per_session: int = Field(8, ge=1, le=8, description="transactions in one connection")
-    odd_forms_per_session: int = Field(
-        2, ge=1, le=2, description="of them likely syntax errors"
-    )
+    odd_forms_per_session: int = Field(2, ge=1, le=2, description="of them likely syntax errors")
     sessions_at_once: int = Field(4, ge=1, le=8, description="connections to one target")
     slots: int = Field(500, ge=1, le=10000, description="targets at once in one worker")
 
@@ -207,9 +203,7 @@ class Sink(Section):
     domains: list[HostName] = Field(
         [], max_length=8, description="our domains whose MX is the sink; two TLDs in production"
     )
-    message_octets: int = Field(
-        1 << 20, ge=1 << 12, le=1 << 28, description="kept of a message"
-    )
+    message_octets: int = Field(1 << 20, ge=1 << 12, le=1 << 28, description="kept of a message")
     connections: int = Field(1000, ge=1, description="at once, all in all")
     connections_per_peer: int = Field(50, ge=1, description="at once, from one address")
     session: Duration = Field(timedelta(minutes=15), description="longest session")
@@ -303,9 +297,7 @@ class Log(Section):
     """The log on standard error."""
 
     format: Literal["auto", "json", "pretty"] = Field("auto", description="auto: by terminal")
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least kept"
-    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="least kept")
 
 
 class Config(Section):
@@ -346,7 +338,12 @@ def parse_config(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_complaint(one) for one in error.errors())) from None
+        raise ConfigError("\n".join(complaints(error))) from None
+
+
+def complaints(error: ValidationError) -> list[str]:
+    """Return a line for each mistake: the key, the value, and what would be right."""
+    return [_complaint(one) for one in error.errors()]
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -12,6 +12,7 @@ whole (Break.DESYNC): not one of its answers is kept.
 """
 
 import enum
+import itertools
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
@@ -181,7 +182,7 @@ def greet(name: bytes) -> Generator[Move, Got, Hello]:
     postscreen and sendmail's greet_pause punish.
     """
     got = yield Greeting()
-    if not got.replies or got.replies[0].code != 220:
+    if got.broken is not None or not got.replies or got.replies[0].code != 220:
         greeting = got.replies[0] if got.replies else None
         return Hello(greeting, broken=got.broken)
     greeting = got.replies[0]
@@ -207,7 +208,7 @@ def ask(offers: Sequence[Offer], *, pipelining: bool) -> Generator[Move, Got, An
     waiting = list(offers)
     while waiting and answers.broken is None and not answers.hung_up:
         if waiting[0].message is None and pipelining:
-            group = [offer for offer in waiting if offer.message is None]
+            group = list(itertools.takewhile(lambda offer: offer.message is None, waiting))
             yield from _ask_group(group, answers, first=len(waiting) == len(offers))
             waiting = waiting[len(group) :]
         else:
@@ -235,7 +236,10 @@ def _ask_group(
     answers.broken = got.broken
     for place, offer in enumerate(offers):
         replies = got.replies[3 * place : 3 * place + 3]
-        if _note_hang_up(replies, answers) or len(replies) < 3 or not replies[2].positive:
+        if _note_hang_up(replies, answers) or len(replies) < 3:
+            return
+        if not replies[2].positive:
+            answers.hung_up = True  # what follows would go into a transaction still open
             return
         _note(offer, replies[:2], answers, first=first and place == 0)
 
@@ -291,9 +295,8 @@ def _note(offer: Offer, replies: Sequence[Reply], answers: Answers, *, first: bo
     the form, which is asked again in a session of its own.
     """
     steps = (Step.MAIL, Step.RCPT, Step.DATA)
-    for step, reply in zip(steps, replies, strict=False):
-        last = reply is replies[-1]
-        if last or not reply.positive:
+    for place, (step, reply) in enumerate(zip(steps, replies, strict=False), start=1):
+        if place == len(replies) or not reply.positive:
             if reply.code != 503 or first:
                 answers.outcomes.append(Outcome(offer.form, step, reply))
             return

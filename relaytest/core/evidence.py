@@ -31,14 +31,12 @@ class Asked:
 
     Attributes:
         visit: Which visit to the target, from 1.
-        alone: It was the first transaction of its session, so that even a 503 is an answer.
     """
 
     form: int
     step: Step
     reply: Reply | None
     visit: int = 1
-    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +109,7 @@ def in_order(evidence: Evidence) -> Evidence:
         ),
         met=tuple(sorted(evidence.met, key=lambda one: (one.visit, one.ended, one.detail))),
         receipts=tuple(
-            sorted(
-                evidence.receipts, key=lambda one: (one.received_at, one.form, one.peer.packed)
-            )
+            sorted(evidence.receipts, key=lambda one: (one.received_at, one.form, one.peer.packed))
         ),
     )
 
@@ -180,12 +176,25 @@ def standings_of(evidence: Evidence) -> dict[int, Standing]:
     return standings
 
 
+def forms_to_ask(evidence: Evidence) -> tuple[Form, ...]:
+    """Return the forms that a further visit should ask: none once relay is proven.
+
+    Args:
+        evidence: As `in_order` returns it.
+    """
+    if proofs_of(evidence):
+        return ()
+    standings = standings_of(evidence)
+    unsettled = {Standing.DEFERRED, Standing.UNANSWERED}
+    return tuple(form for form in evidence.forms if standings[form.number] in unsettled)
+
+
 def _answered(asked: Sequence[Asked], control: Mapping[int, Reply]) -> Standing:
     """Judge one form by the target's replies alone."""
     handed_over = [one.reply for one in asked if one.step is Step.END_OF_DATA]
     if any(reply is None or reply.positive for reply in handed_over):
         return Standing.WAITING
-    answers = [one for one in asked if one.reply is not None and _is_answer(one.reply, one)]
+    answers = [one for one in asked if one.reply is not None]
     if not answers or answers[-1].reply is None:
         return Standing.UNANSWERED
     reply = answers[-1].reply
@@ -194,11 +203,6 @@ def _answered(asked: Sequence[Asked], control: Mapping[int, Reply]) -> Standing:
     if reply.transient:
         return _soft(reply, control.get(answers[-1].visit))
     return Standing.UNANSWERED  # the recipient was accepted, but no message went out
-
-
-def _is_answer(reply: Reply, asked: Asked) -> bool:
-    """A 503 to a later transaction shows a server confused about the session, not a refusal."""
-    return reply.code != 503 or asked.alone
 
 
 def _soft(reply: Reply, control: Reply | None) -> Standing:

@@ -57,3 +57,21 @@ def compose(
         contact=contact or f"postmaster@{ehlo_name}",
     )
     return text.replace("\n", "\r\n").encode("ascii", "replace")
+
+
+_CHECK = """\
+From: Mail routing check <postmaster@{ehlo_name}>
+To: undisclosed-recipients:;
+Date: {date}
+Message-ID: <check.{check}@{ehlo_name}>
+Subject: Sink check {check}
+Auto-Submitted: auto-generated
+
+The sink sends this to itself, to know that mail for it arrives.
+"""
+
+
+def compose_check(check: int, *, ehlo_name: str, now: datetime) -> bytes:
+    """Return the message that the sink sends to itself."""
+    text = _CHECK.format(check=check, ehlo_name=ehlo_name, date=format_datetime(now))
+    return text.replace("\n", "\r\n").encode("ascii")

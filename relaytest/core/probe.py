@@ -14,9 +14,7 @@ from typing import Any, TypeVar
 from relaytest.core.errors import BatteryError
 
 PLACEHOLDERS = frozenset({"user", "sender", "sink", "host", "domain", "literal"})
-CONTROL = (
-    0  # form number of the control recipient (postmaster), which is no form of the battery
-)
+CONTROL = 0  # form number of the control recipient (postmaster), which is no form of the battery
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +140,7 @@ def parse_battery(text: str) -> Battery:
         for form in _expand(tier, f"tier {place}", senders, recipients):
             forms.setdefault(form.id, form)
     if not forms:
-        raise BatteryError(
-            "the battery has no form: [[sender]], [[recipient]], [[tier]] needed"
-        )
+        raise BatteryError("the battery has no form: [[sender]], [[recipient]], [[tier]] needed")
     return Battery(tuple(forms.values()))
 
 
@@ -187,17 +183,13 @@ def _expand(
     for recipient in _need(tier, "recipients", list, where):
         for sender in _need(tier, "senders", list, where):
             if sender not in senders or recipient not in recipients:
-                raise BatteryError(
-                    f"{where}: no such sender or recipient: {sender}, {recipient}"
-                )
+                raise BatteryError(f"{where}: no such sender or recipient: {sender}, {recipient}")
             yield Form(senders[sender], recipients[recipient], number)
 
 
 def _only(table: dict[str, Any], keys: set[str], where: str) -> None:
     if unknown := sorted(set(table) - keys):
-        raise BatteryError(
-            f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(keys))}"
-        )
+        raise BatteryError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(keys))}")
 
 
 _T = TypeVar("_T")

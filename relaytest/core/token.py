@@ -22,6 +22,7 @@ LENGTH = 26  # letters of a token
 _LAYOUT = struct.Struct(">BHBI")  # mailbox, form, trial (high octet, low four octets)
 _MAC_OCTETS = 8
 _SHAPE = re.compile(r"[a-z2-7]{26}")
+_ANYWHERE = re.compile(r"(?<![a-z2-7])[a-z2-7]{26}(?![a-z2-7])", re.IGNORECASE)
 _PADDING = "======"
 _MAX_TRIAL = (1 << 40) - 1
 
@@ -81,6 +82,17 @@ def verify(keys: Iterable[bytes], local_part: str) -> Token | None:
         return None
     mailbox, form, high, low = _LAYOUT.unpack(body)
     return Token(Mailbox(mailbox), form, high << 32 | low)
+
+
+def mask(text: str) -> str:
+    """Hide what may be a token, for pages that anybody can read.
+
+    Who knows a token can send mail to it and so forge a proof.
+
+    >>> mask("RCPT TO:<abcdefghijklmnopqrstuvwxyz@sink.example>")
+    'RCPT TO:<(token)@sink.example>'
+    """
+    return _ANYWHERE.sub("(token)", text)
 
 
 def _letters(octets: bytes) -> str:

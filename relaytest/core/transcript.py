@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 MAX_OCTETS = 256 * 1024  # of one session's transcript; later octets are counted, not kept
+MAX_EXCHANGES = 4096  # likewise; an object for each octet would take a hundred times its room
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,10 @@ class Exchange:
 
 @dataclass(slots=True)
 class Transcript:
-    """What was said, in order.
+    """What was said, in order, without gaps up to where it was full.
 
     Attributes:
-        dropped: Octets that came after MAX_OCTETS were full.
+        dropped: Octets that came after MAX_OCTETS or MAX_EXCHANGES were full.
     """
 
     exchanges: list[Exchange] = field(default_factory=list)
@@ -33,12 +34,17 @@ class Transcript:
     dropped: int = 0
 
     def add(self, exchange: Exchange) -> None:
-        """Append; beyond MAX_OCTETS only count."""
-        if self.size + len(exchange.octets) > MAX_OCTETS:
-            self.dropped += len(exchange.octets)
-            return
-        self.size += len(exchange.octets)
-        self.exchanges.append(exchange)
+        """Append; once full, only count. The pieces of one line become one exchange."""
+        last = self.exchanges[-1] if self.exchanges else exchange
+        goes_on = last.sent == exchange.sent and not last.octets.endswith(b"\n")
+        full = self.dropped or (len(self.exchanges) >= MAX_EXCHANGES and not goes_on)
+        kept = b"" if full else exchange.octets[: MAX_OCTETS - self.size]
+        self.size += len(kept)
+        self.dropped += len(exchange.octets) - len(kept)
+        if kept and goes_on and self.exchanges:
+            self.exchanges[-1] = Exchange(last.after, last.sent, last.octets + kept)
+        elif kept:
+            self.exchanges.append(Exchange(exchange.after, exchange.sent, kept))
 
     def as_text(self) -> str:
         r"""Return a safe text: one line for each wire line, times in front, controls escaped.
@@ -53,11 +59,16 @@ class Transcript:
         lines = [
             f"{exchange.after:8.3f} {'C' if exchange.sent else 'S'}: {visible(line)}"
             for exchange in self.exchanges
-            for line in exchange.octets.splitlines()
+            for line in _wire_lines(exchange.octets)
         ]
         if self.dropped:
             lines.append(f"({self.dropped} more octets were not kept)")
         return "\n".join(lines)
+
+
+def _wire_lines(octets: bytes) -> list[bytes]:
+    """Cut at LF only: a bare CR must show, since it may be an attempt to hide a line."""
+    return [line.removesuffix(b"\r") for line in octets.removesuffix(b"\n").split(b"\n")]
 
 
 def visible(octets: bytes) -> str:
@@ -67,8 +78,7 @@ def visible(octets: bytes) -> str:
     'caf\\xc3\\xa9\\x07 \\\\'
     """
     return "".join(
-        chr(octet) if 0x20 <= octet < 0x7F and octet != 0x5C else _escape(octet)
-        for octet in octets
+        chr(octet) if 0x20 <= octet < 0x7F and octet != 0x5C else _escape(octet) for octet in octets
     )
 
 

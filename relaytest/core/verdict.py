@@ -336,9 +336,7 @@ def _closed(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict:
             "that comes back later would change this.",
             ids,
         )
-    soft = sum(
-        one in {Standing.REFUSED_SOFTLY, Standing.DEFERRED} for one in standings.values()
-    )
+    soft = sum(one in {Standing.REFUSED_SOFTLY, Standing.DEFERRED} for one in standings.values())
     how = f", {soft} of them with a temporary code that it never takes back" if soft else ""
     example = next(one.reply for one in evidence.asked if one.form != CONTROL)
     return Verdict(

@@ -5,18 +5,19 @@ Test entries and the exclusion of 127.0.0.1 are made here and never come from th
 never be (RFC 5782 section 5). IPv6 has the same entries in v4-mapped form.
 """
 
+import enum
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 
+from relaytest.core.config import Publish
 from relaytest.core.target import Address
 
 OPEN_RELAY = 2  # last octet of the answer for a confirmed open relay: 127.0.0.2
 CODES = (OPEN_RELAY,)
 _STAMP = "%Y:%m:%d:%H:%M:%S"
-_MAPPED = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0"  # the 20 nibbles above ::ffff:0:0/96
 _OCTETS = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){0,3}")
 _NIBBLES = re.compile(r"[0-9a-f](\.[0-9a-f]){0,31}")
 
@@ -54,6 +55,17 @@ def entry_text(lookup_url: str) -> str:
     )
 
 
+def apex_of(publish: Publish) -> Apex:
+    """Return what the configuration says of the zone."""
+    return Apex(
+        zone=publish.zone,
+        nameservers=tuple(publish.nameservers) or (f"ns.{publish.zone}",),
+        hostmaster=publish.hostmaster,
+        ttl=publish.ttl,
+        text=entry_text(publish.lookup_url),
+    )
+
+
 def query_name(address: Address, zone: str) -> str:
     """Return the name that a client asks for (RFC 5782 sections 2.1 and 2.4).
 
@@ -64,7 +76,7 @@ def query_name(address: Address, zone: str) -> str:
     return f"{address.reverse_pointer.removesuffix(suffix)}.{zone}"
 
 
-def render_head(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> str:
+def render_ip4(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> str:
     """Render what stands before the IPv4 entries of an rbldnsd ip4set file.
 
     `$TIMESTAMP` makes rbldnsd answer SERVFAIL once the file is older than `expire_after`: a
@@ -87,7 +99,7 @@ def render_head(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) ->
     )
 
 
-def render_head6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> str:
+def render_ip6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> str:
     """Render what stands before the IPv6 entries of an rbldnsd ip6trie file.
 
     rbldnsd does not read dotted quads in IPv6 addresses, so the test entries are in hex.
@@ -105,6 +117,11 @@ def render_head6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -
     )
 
 
+def render_apex(apex: Apex) -> str:
+    """Render an rbldnsd generic file: the TXT of the zone itself (RFC 5782 section 5)."""
+    return f'@ {apex.seconds} TXT "{apex.zone}: DNS list of tested open relays"\n'
+
+
 def self_test(zone: str) -> Iterator[tuple[str, str | None]]:
     """Yield (name, the address it must answer or None for "not listed") for a live zone."""
     for code in CODES:
@@ -114,12 +131,11 @@ def self_test(zone: str) -> Iterator[tuple[str, str | None]]:
     yield query_name(IPv6Address("::ffff:127.0.0.1"), zone), None
 
 
-class Missing:
-    """There is no such name: NXDOMAIN."""
+class Absence(enum.Enum):
+    """How a name has no entry."""
 
-
-class Between:
-    """The name exists only because names below it do: NODATA (RFC 8020 section 2)."""
+    NAME = "NXDOMAIN"  # there is no such name
+    DATA = "NODATA"  # the name exists, because names below it may (RFC 8020 section 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +151,7 @@ class Entry:
     text: str
 
 
-Question = Address | Missing | Between
+Question = Address | Absence
 
 
 def parse_question(labels: str) -> Question:
@@ -144,26 +160,24 @@ def parse_question(labels: str) -> Question:
     Every name on the way to a possible entry exists: a resolver that minimises names (RFC 9156)
     would take NXDOMAIN for it as proof that nothing is below.
 
-    >>> parse_question("99.2.0.192"), type(parse_question("2.0.192")).__name__
-    (IPv4Address('192.0.2.99'), 'Between')
+    >>> parse_question("99.2.0.192"), parse_question("2.0.192").value
+    (IPv4Address('192.0.2.99'), 'NODATA')
     """
     parts = labels.split(".")
     if _OCTETS.fullmatch(labels) and all(int(part) < 256 for part in parts):
         if len(parts) == 4:
             return IPv4Address(".".join(reversed(parts)))
-        return Between()
+        return Absence.DATA
     if not _NIBBLES.fullmatch(labels):
-        return Missing()
+        return Absence.NAME
     if len(parts) < 32:
-        return Between()
+        return Absence.DATA
     digits = "".join(reversed(parts))
     address = IPv6Address(int(digits, 16))
     return address.ipv4_mapped or address
 
 
-def answer(
-    labels: str, apex: Apex, listed: Callable[[Address], int | None]
-) -> Entry | Missing | Between:
+def answer(labels: str, apex: Apex, listed: Callable[[Address], int | None]) -> Entry | Absence:
     """Answer one question.
 
     Args:
@@ -172,14 +186,14 @@ def answer(
         listed: Returns the code of an address, or None.
     """
     question = parse_question(labels)
-    if isinstance(question, Missing | Between):
+    if isinstance(question, Absence):
         return question
     if question in _TEST_ENTRIES:
         return Entry(_TEST_ENTRIES[question], "Test entry (RFC 5782), no real listing")
     code = listed(question)
     if code is None:
         # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
-        return Between() if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Missing()
+        return Absence.DATA if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Absence.NAME
     return Entry(code, f"{apex.text}{question}")
 
 

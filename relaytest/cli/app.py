@@ -1,0 +1,318 @@
+"""The commands."""
+
+import json
+import sys
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from relaytest import __version__
+from relaytest.cli import show
+from relaytest.cli.logs import start_log
+from relaytest.cli.running import (
+    Daemon,
+    open_configured,
+    require_schema,
+    run_daemons,
+    run_until_done,
+    stopping_on_signals,
+    upgrade,
+)
+from relaytest.cli.settings import data_folder, load
+from relaytest.cli.up import up as run_everything
+from relaytest.core.config import Config
+from relaytest.core.errors import (
+    ClusterError,
+    ConfigError,
+    DatabaseAwayError,
+    RefusedRequestError,
+    RelaytestError,
+    SchemaError,
+)
+from relaytest.core.target import parse_address
+from relaytest.daemons import publisher, scheduler, shipped, sink, web, worker
+from relaytest.store import jobs, migrations, pages
+from relaytest.store.cluster import Cluster
+from relaytest.store.database import Database
+
+EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 64, 65, 69, 75, 78  # sysexits(3)
+_STATUS: dict[type[RelaytestError], int] = {
+    ConfigError: EX_CONFIG,
+    SchemaError: EX_CONFIG,
+    ClusterError: EX_UNAVAILABLE,
+    DatabaseAwayError: EX_TEMPFAIL,
+    RefusedRequestError: EX_DATAERR,
+}
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; else $RELAYTEST_CONFIG, else /etc.")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Folder of `up`; else $RELAYTEST_DATA.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+app = typer.Typer(
+    name="relaytest",
+    help="Tests mail servers for third-party relay and runs the DNS blocklist that follows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+db = typer.Typer(help="The database's schema.", no_args_is_help=True)
+config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(db, name="db")
+app.add_typer(config_app, name="config")
+
+
+def main() -> int:
+    """Run the command line; return the exit status (sysexits(3))."""
+    try:
+        app()
+    except SystemExit as end:
+        return EX_USAGE if end.code == 2 else int(end.code or 0)
+    except RelaytestError as error:
+        return _complain(error)
+    except OSError as error:
+        sys.stderr.write(f"relaytest: {error}\n")
+        return EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _complain(error: RelaytestError) -> int:
+    for line in str(error).splitlines():
+        sys.stderr.write(f"relaytest: {line}\n")
+    if isinstance(error, RefusedRequestError) and error.hint:
+        sys.stderr.write(f"relaytest: {error.hint}\n")
+    return _STATUS.get(type(error), 1)
+
+
+def _end(work: Coroutine[Any, Any, int]) -> NoReturn:
+    raise typer.Exit(run_until_done(work))
+
+
+@asynccontextmanager
+async def _database(config: Config, data: Path | None, program: str) -> AsyncIterator[Database]:
+    """Open the configured database, or the private one of a running `up`."""
+    dsn = config.database.dsn or Cluster(data_folder(data) / "pg").dsn()
+    async with open_configured(config, dsn, program) as database:
+        try:
+            yield database
+        except DatabaseAwayError as error:
+            if config.database.dsn:
+                raise
+            raise DatabaseAwayError(
+                f"no database: start `relaytest up`, or set database.dsn ({error})"
+            ) from None
+
+
+@app.command()
+def up(
+    config: ConfigFile = None,
+    data: DataFolder = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Show the main job on two servers.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="End when the demo is over.")] = False,
+) -> None:
+    """Start everything on this machine, with a PostgreSQL of its own if none is configured."""
+    _end(run_everything(load(config), data_folder(data), show_demo=demo, once=once))
+
+
+def _daemon(name: str, run: Daemon) -> None:
+    def command(config: ConfigFile = None, data: DataFolder = None) -> None:
+        _end(_run([run], load(config), data, name))
+
+    command.__doc__ = f"Run the {name}."
+    app.command(name)(command)
+
+
+for _name, _run_daemon in (
+    ("worker", worker.run),
+    ("sink", sink.run),
+    ("scheduler", scheduler.run),
+    ("publisher", publisher.run),
+    ("web", web.run),
+):
+    _daemon(_name, _run_daemon)
+
+
+@app.command("all")
+def all_daemons(config: ConfigFile = None, data: DataFolder = None) -> None:
+    """Run worker, sink, scheduler, publisher and web in one process."""
+    daemons = [worker.run, sink.run, scheduler.run, publisher.run, web.run]
+    _end(_run(daemons, load(config), data, "all"))
+
+
+async def _run(daemons: Sequence[Daemon], config: Config, data: Path | None, name: str) -> int:
+    start_log(config.log)
+    if not config.publish.directory:
+        folder = str(data_folder(data) / "zone")
+        publish = config.publish.model_copy(update={"directory": folder})
+        config = config.model_copy(update={"publish": publish})
+    async with stopping_on_signals() as stop, _database(config, data, name) as database:
+        await require_schema(database)
+        await run_daemons(daemons, config, database, stop)
+    return 0
+
+
+@db.command("upgrade")
+def db_upgrade(config: ConfigFile = None, data: DataFolder = None) -> None:
+    """Apply the migrations that the database lacks."""
+
+    async def work(settings: Config) -> int:
+        async with _database(settings, data, "db") as database:
+            applied = await upgrade(database, settings)
+        for name in applied:
+            print(f"applied {name}")
+        print(f"schema {len(migrations.shipped())}: up to date")
+        return 0
+
+    _end(work(load(config)))
+
+
+@db.command("status")
+def db_status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Tell the schema's version; exit 1 if migrations are pending."""
+
+    async def work(settings: Config) -> int:
+        async with (
+            _database(settings, data, "db") as database,
+            database.transaction() as connection,
+        ):
+            status = await migrations.status(connection, migrations.shipped())
+        if as_json:
+            print(json.dumps({"version": status.version, "pending": status.pending}))
+        else:
+            pending = (
+                f"; pending: {', '.join(status.pending)}" if status.pending else "; up to date"
+            )
+            print(f"schema {status.version}{pending}")
+        return 1 if status.pending else 0
+
+    _end(work(load(config)))
+
+
+@app.command()
+def enqueue(
+    targets: Annotated[list[str] | None, typer.Argument(help="Addresses.")] = None,
+    reason: Annotated[str, typer.Option(help="Why; see the README.")] = "operator",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 25,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", help="File with an address a line; - is stdin.")
+    ] = None,
+    config: ConfigFile = None,
+    data: DataFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for retests, as an INSERT into relaytest.retest does."""
+    wanted = list(targets or [])
+    if from_file is not None:
+        text = sys.stdin.read() if str(from_file) == "-" else from_file.read_text("utf-8")
+        wanted += [line.strip() for line in text.splitlines() if line.strip()]
+    if not wanted:
+        raise typer.BadParameter("no target given")
+
+    async def work(settings: Config) -> int:
+        requests = [jobs.Request(target, reason, port=port) for target in wanted]
+        async with _database(settings, data, "enqueue") as database:
+            ids = await _enqueue(database, requests)
+        rows = [{"target": target, "job": job} for target, job in zip(wanted, ids, strict=True)]
+        if as_json:
+            print(json.dumps(rows))
+        else:
+            for row in rows:
+                print(f"{row['target']}: job {row['job']}")
+        return 0
+
+    _end(work(load(config)))
+
+
+async def _enqueue(database: Database, requests: list[jobs.Request]) -> list[int]:
+    """All or nothing; with a progress bar for many on a terminal."""
+    hidden = len(requests) < 1000 or not sys.stderr.isatty()
+    ids = []
+    with Progress(console=Console(stderr=True), disable=hidden) as progress:
+        async with database.transaction() as connection:
+            for request in progress.track(requests, description="enqueue"):
+                ids.append(await jobs.enqueue(connection, request))  # noqa: PERF401 - awaits
+    return ids
+
+
+@app.command()
+def lookup(
+    address: str, config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False
+) -> None:
+    """Tell all that is known of one address."""
+    try:
+        parsed = parse_address(address)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+    async def work(settings: Config) -> int:
+        async with (
+            _database(settings, data, "lookup") as database,
+            database.transaction() as connection,
+        ):
+            standing = await pages.standing_of(connection, parsed)
+        print(show.as_json(standing)) if as_json else show.standing(parsed, standing)
+        return 0
+
+    _end(work(load(config)))
+
+
+@app.command()
+def status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Tell how the queue, the workers and the sink are."""
+
+    async def work(settings: Config) -> int:
+        async with (
+            _database(settings, data, "status") as database,
+            database.transaction() as connection,
+        ):
+            counts = await pages.counts(connection)
+            queue = await jobs.queue_status(connection)
+            hands = await pages.workers(connection)
+        found = {"counts": counts, "queue": queue, "workers": hands}
+        print(show.as_json(found)) if as_json else show.status(counts, queue, hands)
+        return 0
+
+    _end(work(load(config)))
+
+
+@app.command()
+def battery(
+    tier: Annotated[int, typer.Option(min=1, help="Only tiers up to this one.")] = 255,
+    as_json: AsJson = False,
+) -> None:
+    """Print the probe forms."""
+    forms = shipped.battery().up_to(tier)
+    print(show.battery_json(forms)) if as_json else Console().print(show.battery(forms))
+
+
+@config_app.command("check")
+def config_check(config: ConfigFile = None) -> None:
+    """Read the configuration; say what is wrong with it."""
+    load(config)
+    print("the configuration is right")
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Print every option with its value, default and meaning."""
+    settings = load(config)
+    if as_json:
+        print(settings.model_dump_json(indent=2))
+    else:
+        Console().print(show.options(settings))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)

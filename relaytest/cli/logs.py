@@ -1,0 +1,46 @@
+"""Where the daemons' events go: standard error, or a file while a live display has the screen."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+
+from relaytest.core.config import Log
+
+
+def start_log(log: Log, stream: TextIO = sys.stderr) -> None:
+    """Write events of `log.level` and above to `stream`: JSON, or pretty on a terminal."""
+    pretty = log.format == "pretty" or (log.format == "auto" and stream.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            *shared,
+            structlog.processors.StackInfoRenderer(),
+            *([] if pretty else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(log.level),
+        logger_factory=_Named(stream),
+        cache_logger_on_first_use=True,
+    )
+    # Libraries that log by themselves: only what is serious, in the same place. asyncpg tells of
+    # every failed attempt to refill its pool; our own loops say that once.
+    logging.basicConfig(stream=stream, level=logging.WARNING, format="%(name)s: %(message)s")
+    logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
+
+
+class _Named:
+    """Makes the loggers; structlog.get_logger("worker") calls it with the name."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, *_name: str) -> structlog.PrintLogger:
+        return structlog.PrintLogger(self._stream)

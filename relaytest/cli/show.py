@@ -1,0 +1,143 @@
+"""How rows and forms look on a terminal, and as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from relaytest.core.config import Config
+from relaytest.core.config import options as all_options
+from relaytest.core.probe import Form
+from relaytest.core.target import Address
+from relaytest.store.pages import Standing
+
+Row = Any  # asyncpg.Record, which only store knows by name
+
+
+def as_json(value: object) -> str:
+    """Return rows, and dataclasses of rows, as indented JSON; times as ISO 8601."""
+    return json.dumps(_plain(value), indent=2)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if hasattr(value, "items"):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(one) for one in value]
+    return str(value)
+
+
+def standing(address: Address, found: Standing) -> None:
+    """Print what is known of an address."""
+    console = Console()
+    if not found.listings:
+        console.print(f"{address} is [green]not listed[/].")
+    for row in found.listings:
+        console.print(
+            f"{address} is [bold red]listed[/] (127.0.0.{row['code']}, port {row['port']}) since "
+            f"{_time(row['listed_at'])}; next automatic test {_time(row['recheck_at'])}."
+        )
+    for row in found.jobs:
+        when = "runs now" if row["leased"] else f"waits, not before {_time(row['run_at'])}"
+        console.print(f"A test of port {row['port']} {when} ({row['reason']}).")
+    for row in found.verdicts:
+        console.print(
+            f"\nLast test of port {row['port']}, {_time(row['decided_at'])}: "
+            f"[bold]{row['verdict']}[/] ({row['reason']}, confidence {row['confidence']})"
+        )
+        console.print(row["explanation"], markup=False)
+    if found.history:
+        table = _table("when", "port", "change", "why")
+        for row in found.history:
+            change = f"{row['old']} → {row['new']}"
+            table.add_row(_time(row["at"]), str(row["port"]), change, row["why"])
+        console.print(table)
+
+
+def status(counts: Row, queue: Iterable[Row], workers: Iterable[Row]) -> None:
+    """Print the state of the whole system."""
+    console = Console()
+    console.print(
+        f"{counts['listed']} addresses listed, {counts['jobs']} open jobs, "
+        f"{counts['unsettled']} trials waiting for mail or a verdict."
+    )
+    proven = counts["sink_proven_at"]
+    console.print(f"Our own mail last reached the sink: {_time(proven) if proven else 'not yet'}.")
+    table = _table("priority", "due", "later", "running", "oldest due")
+    for row in queue:
+        oldest = _time(row["oldest_due"]) if row["oldest_due"] else ""
+        cells = (str(row[key]) for key in ("priority", "due", "later", "leased"))
+        table.add_row(*cells, oldest)
+    console.print(table)
+    table = _table("worker", "vantage", "version", "slots", "last beat")
+    for row in workers:
+        name = f"{row['host']}:{row['pid']}"
+        table.add_row(
+            name, row["vantage"], row["version"], str(row["slots"]), _time(row["beat_at"])
+        )
+    console.print(table)
+
+
+def battery(forms: Iterable[Form]) -> Table:
+    """Return the table of forms."""
+    table = _table("id", "tier", "MAIL FROM", "RCPT TO", "catches", "sent by")
+    for form in forms:
+        table.add_row(
+            form.id,
+            str(form.tier),
+            form.sender.template,
+            form.recipient.template,
+            form.catches,
+            ", ".join(form.sent_by),
+        )
+    return table
+
+
+def battery_json(forms: Iterable[Form]) -> str:
+    """Return the forms as JSON."""
+    return json.dumps(
+        [
+            {
+                "id": form.id,
+                "number": form.number,
+                "tier": form.tier,
+                "reverse_path": form.sender.template,
+                "forward_path": form.recipient.template,
+                "catches": form.catches,
+                "sent_by": form.sent_by,
+            }
+            for form in forms
+        ],
+        indent=2,
+    )
+
+
+def options(config: Config) -> Table:
+    """Return the table of options."""
+    table = _table("option", "value", "meaning")
+    for key, field in all_options():
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name)
+        table.add_row(key, str(value), field.description or "")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

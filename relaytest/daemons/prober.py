@@ -1,0 +1,219 @@
+"""One visit to one target: the scout, then the rest, then a message for what was accepted."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+from relaytest.core import plan
+from relaytest.core.config import Config
+from relaytest.core.dialogue import Break, Broken, Hello, Offer, ask, greet, part
+from relaytest.core.names import Names, names_of
+from relaytest.core.offers import Asker, control, distinct, offer
+from relaytest.core.plan import Purpose, Round, Sizes
+from relaytest.core.probe import Form
+from relaytest.core.target import Address
+from relaytest.core.visit import SessionRecord
+from relaytest.daemons.clock import utcnow
+from relaytest.net.dns import Resolver
+from relaytest.net.smtp_client import (
+    ConnectFailedError,
+    Connection,
+    NoSocketError,
+    Timeouts,
+    connect,
+)
+
+Offers = Callable[[Hello], Awaitable[Sequence[Offer]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to visit, and for which trial."""
+
+    address: Address
+    port: int
+    trial: int
+
+
+@dataclass(slots=True)
+class Visit:
+    """What a visit found so far.
+
+    Attributes:
+        forms: What was to be asked; without those that the target's names made equal.
+        records: A record for each session, in order of their beginning.
+        names: What the target calls itself; None until it has greeted us.
+        fault: A session could not even be tried, through our own fault.
+    """
+
+    target: Target
+    forms: tuple[Form, ...]
+    records: list[SessionRecord] = field(default_factory=list)
+    names: Names | None = None
+    fault: NoSocketError | None = None
+
+    @property
+    def strained(self) -> bool:
+        """The target turned a session away or cut it short."""
+        return any(record.strained for record in self.records)
+
+    def answered(self) -> set[int]:
+        """Return the numbers of the forms that have an answer."""
+        return {outcome.form for record in self.records for outcome in record.answers.outcomes}
+
+    def unanswered(self) -> list[Form]:
+        """Return the forms that have no answer yet."""
+        answered = self.answered()
+        return [form for form in self.forms if form.number not in answered]
+
+    def willing(self) -> list[Form]:
+        """Return the forms whose recipient was accepted and whose message was not yet offered."""
+        outcomes = [one for record in self.records for one in record.answers.outcomes]
+        settled = {one.form for one in outcomes if not one.willing}
+        willing = {one.form for one in outcomes if one.willing} - settled
+        return [form for form in self.forms if form.number in willing]
+
+
+class Prober:
+    """Visits targets; one for a process, any number of visits at a time."""
+
+    def __init__(self, config: Config, key: bytes, resolver: Resolver) -> None:
+        """Prepare.
+
+        Args:
+            config: sink.domains must not be empty.
+            key: Signs the tokens.
+            resolver: For the names of targets that do not say their own.
+        """
+        timing, politeness, identity = config.timing, config.politeness, config.identity
+        self._resolver = resolver
+        self._longest = timing.visit.total_seconds()
+        self._sources = identity.sources
+        self._asker = Asker(key, config.sink.domains[0], identity.ehlo_name, identity.contact)
+        self._timeouts = Timeouts(
+            timing.connect, timing.greeting, timing.command, timing.end_of_data, timing.session
+        )
+        self._sizes = Sizes(
+            politeness.forms_per_session,
+            politeness.odd_forms_per_session,
+            politeness.sessions_at_once,
+        )
+
+    async def visit(self, target: Target, forms: Sequence[Form]) -> Visit:
+        """Ask the target to relay in all `forms`, in at most timing.visit.
+
+        Raises:
+            NoSocketError: We could not even try, through our own fault.
+        """
+        visit = Visit(target, tuple(forms))
+        with contextlib.suppress(TimeoutError):  # what is unanswered then is told as such
+            async with asyncio.timeout(self._longest):
+                await self._carry_out(visit)
+        if visit.fault is not None:
+            raise visit.fault
+        return visit
+
+    async def _carry_out(self, visit: Visit) -> None:
+        await self._scout(visit)
+        if visit.names is None:
+            return
+        number = 1
+        while following := plan.following(
+            number, visit.unanswered(), self._sizes, strained=visit.strained
+        ):
+            await self._hold(visit, following, message=False)
+            number += 1
+        confirming = plan.confirming(visit.willing(), self._sizes, strained=visit.strained)
+        if confirming is not None:
+            await self._hold(visit, confirming, message=True)
+
+    async def _scout(self, visit: Visit) -> None:
+        """The first session; it also learns the target's names, which the forms need."""
+
+        async def offers(hello: Hello) -> list[Offer]:
+            visit.names = await self._names(visit.target.address, hello)
+            visit.forms = distinct(visit.forms, visit.names)
+            first = plan.scout(visit.forms, self._sizes).groups[0]
+            postmaster = control(trial=visit.target.trial, asker=self._asker)
+            return [postmaster, *self._offers(visit, first, message=False)]
+
+        await self._talk(visit, Purpose.SCOUT, offers, pipelining=True)
+
+    async def _names(self, address: Address, hello: Hello) -> Names:
+        """What the target says it is; only one that says nothing is worth a look-up."""
+        said = names_of(address, greeting=hello.greeting, hello=hello.reply, pointer=None)
+        if said.host != said.literal:
+            return said
+        pointer = await self._resolver.pointer(address)
+        return names_of(address, greeting=None, hello=None, pointer=pointer)
+
+    async def _hold(self, visit: Visit, sessions: Round, *, message: bool) -> None:
+        """Hold the sessions of a round, as many at once as it allows."""
+        gate = asyncio.Semaphore(sessions.at_once)
+
+        async def hold(forms: Sequence[Form]) -> None:
+            async def offers(_: Hello) -> list[Offer]:
+                return self._offers(visit, forms, message=message)
+
+            async with gate:
+                await self._talk(visit, sessions.purpose, offers, pipelining=sessions.pipelining)
+
+        async with asyncio.TaskGroup() as group:
+            for forms in sessions.groups:
+                group.create_task(hold(forms))
+
+    def _offers(self, visit: Visit, forms: Sequence[Form], *, message: bool) -> list[Offer]:
+        names = visit.names
+        now = utcnow() if message else None
+        return [
+            offer(form, names, trial=visit.target.trial, asker=self._asker, now=now)
+            for form in forms
+            if names is not None
+        ]
+
+    async def _talk(
+        self, visit: Visit, purpose: Purpose, offers: Offers, *, pipelining: bool
+    ) -> None:
+        """Hold one session and write down what came of it, also if it is cut short."""
+        record = SessionRecord(purpose, utcnow())
+        record.broken = Broken(Break.TIMEOUT, "the time for the visit was up")
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        visit.records.append(record)
+        try:
+            connection = await connect(
+                visit.target.address,
+                visit.target.port,
+                self._timeouts,
+                source_address=self._source(visit.target.address),
+                local_hostname=self._asker.ehlo_name,
+            )
+            async with connection:
+                record.transcript = connection.transcript
+                record.source = ip_address(connection.source) if connection.source else None
+                await self._converse(connection, record, offers, pipelining=pipelining)
+        except ConnectFailedError as error:
+            record.broken = error.broken
+        except NoSocketError as error:
+            visit.fault = error
+        finally:
+            record.seconds = loop.time() - begun
+
+    async def _converse(
+        self, connection: Connection, record: SessionRecord, offers: Offers, *, pipelining: bool
+    ) -> None:
+        hello = record.hello = await connection.drive(greet(self._asker.ehlo_name.encode()))
+        if not hello.welcome:
+            record.broken = hello.broken
+            if hello.broken is None:
+                await connection.drive(part(record.answers))
+            return
+        dialogue = ask(await offers(hello), pipelining=pipelining and hello.pipelining)
+        record.answers = await connection.drive(dialogue)
+        record.broken = record.answers.broken
+
+    def _source(self, address: Address) -> Address | None:
+        """Our address to probe from; always the same one, since greylisting remembers it."""
+        return next((one for one in self._sources if one.version == address.version), None)

@@ -1,0 +1,189 @@
+"""The publisher: writes the zone for rbldnsd, and looks whether DNS answers it.
+
+A file is written beside the old one, synced, and renamed over it, so that a reader never sees
+half a zone and a crash leaves the last good one. Equal content is not written again, except in
+time to renew its $TIMESTAMP.
+"""
+
+import asyncio
+import hashlib
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+
+from relaytest.core.config import Config, Publish
+from relaytest.core.zone import apex_of, render_apex, render_ip4, render_ip6, self_test
+from relaytest.daemons.clock import utcnow
+from relaytest.daemons.loop import Stop, forever, wait_or_stop
+from relaytest.net.dns import listed_as
+from relaytest.store import listings
+from relaytest.store.database import Bell, Connection, Database
+
+_LONGEST_SLEEP = timedelta(seconds=60)  # between looks at the listings, if no bell rings
+_LOOK = timedelta(minutes=1)  # between looks at what DNS answers
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+log = structlog.get_logger("publisher")
+
+
+async def run(config: Config, database: Database, stop: Stop) -> None:
+    """Publish every change until `stop`.
+
+    Raises:
+        OSError: publish.directory cannot be made.
+    """
+    publisher = Publisher(config.publish, database)
+    publisher.folder.mkdir(parents=True, exist_ok=True)
+    async with asyncio.TaskGroup() as group:
+        ears = group.create_task(database.listen(["relaytest_listing"], publisher.bell))
+        async with asyncio.TaskGroup() as loops:
+            loops.create_task(forever("publisher", publisher.publish, publisher.bell, stop))
+            if config.publish.server:
+                loops.create_task(_look(config, publisher.published, stop))
+        ears.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A file that is written but not yet published.
+
+    Attributes:
+        suffix: Of the file it is to replace.
+        digest: Of its entries, without what changes with time.
+    """
+
+    path: Path
+    suffix: str
+    digest: str
+    entries: int
+
+
+class Publisher:
+    """Writes ZONE.ip4 and ZONE.ip6 (its entries) and ZONE.apex (what it says of itself)."""
+
+    def __init__(self, publish: Publish, database: Database) -> None:
+        self.folder = Path(publish.directory)
+        self.bell = Bell()  # rings when listings change
+        self.published = Bell()  # rings when files were replaced
+        self._publish = publish
+        self._apex = apex_of(publish)
+        self._database = database
+        self._digests: dict[str, str] = {}
+        self._stamped_at = _NEVER
+
+    async def publish(self) -> timedelta:
+        """Write what changed; return how long to sleep."""
+        await asyncio.sleep(self._publish.debounce.total_seconds())
+        try:
+            await self._publish_drafts()
+        except OSError as error:  # a full disk, say
+            log.error("zone not written; the last one stays", error=str(error))  # noqa: TRY400
+        return _LONGEST_SLEEP
+
+    async def _publish_drafts(self) -> None:
+        now, drafts = utcnow(), list[_Draft]()
+        try:
+            async with self._database.transaction() as connection:
+                for version, render in ((4, render_ip4), (6, render_ip6)):
+                    head = render(
+                        self._apex, stamped_at=now, expire_after=self._publish.expire_after
+                    )
+                    drafts.append(await self._draft(connection, version, head))
+            await asyncio.to_thread(self._replace_changed, drafts, now)
+        finally:
+            for draft in drafts:
+                draft.path.unlink(missing_ok=True)
+
+    async def _draft(self, connection: Connection, version: int, head: str) -> _Draft:
+        digest = hashlib.sha256()
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".draft-", delete=False) as file:
+
+            def write(entries: bytes) -> None:
+                digest.update(entries)
+                file.write(entries)
+
+            file.write(head.encode())
+            count = await listings.export(connection, version, write)
+        return _Draft(Path(file.name), f"ip{version}", digest.hexdigest(), count)
+
+    def _replace_changed(self, drafts: list[_Draft], now: datetime) -> None:
+        """Publish drafts that differ from what stands, or all if the stamps grow old."""
+        changed = [one for one in drafts if self._digests.get(one.suffix) != one.digest]
+        if now - self._stamped_at > self._publish.expire_after / 4:
+            changed = drafts
+            self._stamped_at = now
+            self._write_apex()
+        if not changed:
+            return
+        for draft in changed:
+            self._replace(draft.path, draft.suffix)
+            self._digests[draft.suffix] = draft.digest
+        self._reload()
+        counts = {draft.suffix: draft.entries for draft in drafts}
+        log.info("published", zone=self._publish.zone, **counts)
+        self.published.ring()
+
+    def _write_apex(self) -> None:
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".draft-", delete=False) as file:
+            file.write(render_apex(self._apex).encode())
+        self._replace(Path(file.name), "apex")
+
+    def _replace(self, draft: Path, suffix: str) -> None:
+        """Rename a draft over the published file, so that it survives a power cut."""
+        file = self.folder / f"{self._publish.zone}.{suffix}"
+        with draft.open("rb") as content:
+            os.fchmod(content.fileno(), 0o644)  # the DNS server runs as another user
+            os.fsync(content.fileno())
+        if file.exists():
+            # rbldnsd sees a change by size and whole seconds only
+            second = max(int(draft.stat().st_mtime), int(file.stat().st_mtime) + 1)
+            os.utime(draft, (second, second))
+        draft.rename(file)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _reload(self) -> None:
+        """Tell rbldnsd to look at its files now; it looks by itself once a minute."""
+        if not self._publish.pidfile:
+            return
+        try:
+            os.kill(int(Path(self._publish.pidfile).read_text(encoding="ascii")), signal.SIGHUP)
+        except (OSError, ValueError) as error:
+            log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))
+
+
+async def _look(config: Config, published: Bell, stop: Stop) -> None:
+    """Ask the DNS server for the test entries of RFC 5782 section 5; log when that changes."""
+    healthy: bool | None = None
+
+    async def look() -> timedelta:
+        nonlocal healthy
+        wrong = await failing_tests(config)
+        if (not wrong) is not healthy:
+            healthy = not wrong
+            tell: Callable[..., object] = log.info if healthy else log.error
+            tell("dns self-test", server=config.publish.server, wrong=wrong)
+        return _LOOK
+
+    await wait_or_stop(published.wait(_LOOK), stop)  # a server that starts with us is not up yet
+    await forever("publisher", look, published, stop)
+
+
+async def failing_tests(config: Config) -> list[str]:
+    """Return what the DNS server answers wrongly, a line for each test entry."""
+    wrong = []
+    for name, expected in self_test(config.publish.zone):
+        got = await listed_as(config.publish.server, name, config.dns.timeout)
+        if got != ([expected] if expected else []):
+            said = "no answer" if got is None else ", ".join(got) or "not listed"
+            wrong.append(f"{name}: {said}, not {expected or 'not listed'}")
+    return wrong

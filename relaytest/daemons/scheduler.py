@@ -1,0 +1,181 @@
+"""The scheduler: judges trials, moves listings, and does what time demands.
+
+Any number may run: every duty takes its rows with SKIP LOCKED inside one transaction.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from relaytest.core.config import Config
+from relaytest.core.listing import Event, State, event_for, step
+from relaytest.core.verdict import Patience, Verdict, judge
+from relaytest.daemons import shipped
+from relaytest.daemons.clock import utcnow
+from relaytest.daemons.loop import Stop, forever
+from relaytest.store import evidence as evidence_store
+from relaytest.store import jobs, listings, scope
+from relaytest.store.database import Bell, Connection, Database
+from relaytest.store.evidence import Trial
+
+_LONGEST_SLEEP = timedelta(seconds=10)  # between looks for something to judge
+_SILENCE = timedelta(seconds=20)  # after which a worker is taken for dead
+
+log = structlog.get_logger("scheduler")
+
+
+async def run(config: Config, database: Database, stop: Stop) -> None:
+    """Do all duties until `stop`."""
+    scheduler = Scheduler(config, database)
+    async with asyncio.TaskGroup() as group:
+        ears = group.create_task(database.listen(["relaytest_evidence"], scheduler.bell))
+        async with asyncio.TaskGroup() as duties:
+            duties.create_task(forever("scheduler", scheduler.settle, scheduler.bell, stop))
+            for duty, every in scheduler.duties():
+                duties.create_task(forever("scheduler", _repeated(duty, every), Bell(), stop))
+        ears.cancel()
+
+
+def _repeated(
+    duty: Callable[[], Awaitable[None]], every: timedelta
+) -> Callable[[], Awaitable[timedelta]]:
+    async def once() -> timedelta:
+        await duty()
+        return every
+
+    return once
+
+
+class Scheduler:
+    """The duties, each one short transaction."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._battery = shipped.battery().by_number()
+        self._patience = Patience(config.timing.patience, config.timing.grace)
+        self.bell = Bell()
+
+    def duties(self) -> tuple[tuple[Callable[[], Awaitable[None]], timedelta], ...]:
+        """Return what is done how often, besides judging."""
+        return (
+            (self.rescue, timedelta(seconds=5)),
+            (self.recheck, timedelta(minutes=1)),
+            (self.expire, timedelta(minutes=1)),
+            (self.tell_scope, timedelta(minutes=10)),
+        )
+
+    async def settle(self) -> timedelta:
+        """Judge all trials that are due; return how long none will be."""
+        while True:
+            async with self._database.transaction() as connection:
+                trial = await evidence_store.due_trial(connection)
+                if trial is None:
+                    due = await evidence_store.next_settle(connection)
+                    return max(timedelta(0), min(due or _LONGEST_SLEEP, _LONGEST_SLEEP))
+                await self._judge(connection, trial)
+
+    async def _judge(self, connection: Connection, trial: Trial) -> None:
+        evidence = await evidence_store.evidence_of(
+            connection, trial, self._battery, self._config.sink.check_every
+        )
+        verdict = judge(evidence, self._patience, utcnow())
+        await evidence_store.settled(connection, trial.id, verdict.judge_at if verdict else None)
+        if verdict is None or not await evidence_store.save_verdict(connection, trial, verdict):
+            return
+        log.info(
+            "verdict",
+            address=str(trial.address),
+            port=trial.port,
+            trial=trial.id,
+            verdict=verdict.finding.value,
+            reason=verdict.reason.value,
+        )
+        await self._apply(connection, trial, verdict)
+
+    async def _apply(self, connection: Connection, trial: Trial, verdict: Verdict) -> None:
+        """Let a verdict change the listing, as core.listing has it."""
+        event = event_for(verdict.finding)
+        if event is None:
+            return
+        if event is Event.FOUND_OPEN and await evidence_store.is_superseded(connection, trial):
+            await self._ask_again(connection, trial)
+            return
+        old, evidence = await listings.state_of(connection, trial.address, trial.port)
+        new = step(old, event)
+        if new is None or (new is old and evidence == trial.id):
+            return
+        policy = self._config.listing
+        if new is State.LISTED:
+            await listings.enter(
+                connection,
+                trial,
+                expire_after=policy.expire_after,
+                recheck_every=policy.recheck_every,
+            )
+        else:
+            await listings.leave(connection, trial.address, trial.port, trial.id)
+        target = (trial.address, trial.port)
+        await listings.note_change(
+            connection, target, event, (old, new), trial=trial.id, why=verdict.explanation
+        )
+        log.info(
+            "listing", address=str(trial.address), port=trial.port, old=old.value, new=new.value
+        )
+
+    async def _ask_again(self, connection: Connection, trial: Trial) -> None:
+        """A message of an old trial came back after a newer one found the target closed.
+
+        It may have lain in the queue since before the server was mended, so it lists nobody;
+        but it reopens the case.
+        """
+        await jobs.enqueue(
+            connection,
+            jobs.Request(
+                target=str(trial.address),
+                port=trial.port,
+                reason="recheck",
+                requester="scheduler",
+                note=f"a message of trial {trial.id} came back late",
+            ),
+        )
+        log.info("late receipt reopens the case", address=str(trial.address), trial=trial.id)
+
+    async def rescue(self) -> None:
+        """Free the jobs of workers that died."""
+        async with self._database.transaction() as connection:
+            freed = await jobs.rescue(connection, _SILENCE)
+        if freed:
+            log.warning("freed the jobs of dead workers", jobs=freed)
+
+    async def recheck(self) -> None:
+        """Ask for the automatic retests of listed targets that are due."""
+        async with self._database.transaction() as connection:
+            asked = await listings.recheck(connection, self._config.listing.recheck_every)
+        if asked:
+            log.info("automatic retests", jobs=asked)
+
+    async def expire(self) -> None:
+        """Take listings off that were not renewed (RFC 6471 section 2.2.1)."""
+        async with self._database.transaction() as connection:
+            for address, port in await listings.expired(connection):
+                new = step(State.LISTED, Event.EXPIRED)
+                if new is None:
+                    return
+                await listings.leave(connection, address, port, None)
+                await listings.note_change(
+                    connection,
+                    (address, port),
+                    Event.EXPIRED,
+                    (State.LISTED, new),
+                    trial=None,
+                    why="the listing was not renewed in time",
+                )
+                log.info("listing", address=str(address), port=port, old="listed", new=new.value)
+
+    async def tell_scope(self) -> None:
+        """Let the database refuse at INSERT what the worker would refuse before it connects."""
+        async with self._database.transaction() as connection:
+            await scope.write_scope(connection, self._config.scope.rules())

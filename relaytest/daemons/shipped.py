@@ -1,0 +1,12 @@
+"""The data that comes with the program."""
+
+from functools import cache
+from importlib.resources import files
+
+from relaytest.core.probe import Battery, parse_battery
+
+
+@cache
+def battery() -> Battery:
+    """Return the shipped battery (core/battery.toml)."""
+    return parse_battery((files("relaytest.core") / "battery.toml").read_text(encoding="utf-8"))

@@ -1,0 +1,172 @@
+"""Routes and pages."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import structlog
+from fastapi import FastAPI, Form, Request
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from relaytest.core.config import Config, split_endpoint
+from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
+from relaytest.core.target import Address, parse_address
+from relaytest.core.token import mask
+from relaytest.core.transcript import visible
+from relaytest.core.zone import query_name
+from relaytest.daemons import shipped
+from relaytest.daemons.loop import Stop
+from relaytest.net.http_server import serve_http
+from relaytest.store import jobs, pages
+from relaytest.store.database import Database
+
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_LONGEST_BODY = 2048  # octets of a form
+
+log = structlog.get_logger("web")
+
+
+async def run(config: Config, database: Database, stop: Stop) -> None:
+    """Serve pages until `stop`.
+
+    Raises:
+        OSError: web.listen is taken or not ours.
+    """
+    application = make_application(config, database)
+    async with serve_http(*split_endpoint(config.web.listen), application):
+        log.info("listening", at=config.web.listen)
+        await stop.wait()
+
+
+def make_application(config: Config, database: Database) -> FastAPI:
+    """Return the pages as an ASGI application."""
+    application = FastAPI(title="relaytest", docs_url=None, redoc_url=None, openapi_url=None)
+    site = Site(config, database)
+    application.get("/", response_class=HTMLResponse)(site.home)
+    application.get("/lookup")(site.find)
+    application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
+    application.get("/evidence/{trial}", response_class=HTMLResponse)(site.evidence)
+    application.post("/removal", response_class=HTMLResponse)(site.removal)
+    application.middleware("http")(_guard)
+    return application
+
+
+async def _guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Bound the body, answer for the database, and set the headers of every page."""
+    length = request.headers.get("content-length", "0")
+    if request.method == "POST" and (not length.isdigit() or int(length) > _LONGEST_BODY):
+        response: Response = PlainTextResponse("The form is too long.\n", 413)
+    elif request.method == "POST" and "chunked" in request.headers.get("transfer-encoding", ""):
+        response = PlainTextResponse("Send the form with a Content-Length.\n", 411)
+    else:
+        try:
+            response = await proceed(request)
+        except DatabaseAwayError:
+            response = PlainTextResponse("The database is away; please try again.\n", 503)
+            response.headers["Retry-After"] = "5"
+    response.headers.update(_HEADERS)
+    return response
+
+
+class Site:
+    """The pages' handlers: rows in, HTML out."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._forms = shipped.battery().by_number()
+        self._templates = Environment(
+            loader=PackageLoader("relaytest.daemons.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+        )
+        self._templates.filters["visible"] = lambda octets: mask(visible(octets))
+        self._templates.filters["masked"] = mask
+
+    async def home(self) -> HTMLResponse:
+        """One field, and how much is listed."""
+        async with self._database.transaction() as connection:
+            counts = await pages.counts(connection)
+        return self._page("home.html", counts=counts)
+
+    async def find(self, address: str = "") -> Response:
+        """The home page's form lands here."""
+        try:
+            return RedirectResponse(f"/lookup/{parse_address(address)}", 303)
+        except ValueError:
+            return self._not_an_address(address)
+
+    async def lookup(self, address: str) -> HTMLResponse:
+        """Everything about one address."""
+        try:
+            parsed = parse_address(address)
+        except ValueError:
+            return self._not_an_address(address)
+        return await self._lookup(parsed)
+
+    async def _lookup(self, address: Address, message: str = "", status: int = 200) -> HTMLResponse:
+        async with self._database.transaction() as connection:
+            standing = await pages.standing_of(connection, address)
+        name = query_name(address, self._config.publish.zone)
+        return self._page(
+            "lookup.html", status, address=address, standing=standing, name=name, message=message
+        )
+
+    async def evidence(self, trial: int) -> HTMLResponse:
+        """Transcripts and returned messages of one trial."""
+        async with self._database.transaction() as connection:
+            found = None
+            if 0 < trial < 1 << 40:
+                found = await pages.trial_evidence(connection, trial)
+        if found is None:
+            return self._page("message.html", 404, title="No such evidence", text="")
+        response = self._page("evidence.html", evidence=found, forms=self._forms)
+        response.headers["X-Robots-Tag"] = "noindex"
+        return response
+
+    async def removal(
+        self, address: Annotated[str, Form(max_length=60)], port: Annotated[int, Form()] = 25
+    ) -> HTMLResponse:
+        """Ask for the retest that takes a listed address off the list.
+
+        Only what is listed is tested; for any other address no packet is sent.
+        """
+        try:
+            parsed = parse_address(address)
+        except ValueError:
+            return self._not_an_address(address)
+        async with self._database.transaction() as connection:
+            standing = await pages.standing_of(connection, parsed)
+            if port not in {row["port"] for row in standing.listings}:
+                return await self._lookup(parsed, "This address is not listed: nothing to do.", 409)
+            request = jobs.Request(
+                str(parsed), "removal-request", port=port, requester="removal form"
+            )
+            try:
+                await jobs.enqueue(connection, request)
+            except RefusedRequestError as error:
+                return self._page("message.html", 409, title="Not possible", text=str(error))
+        log.info("removal requested", address=str(parsed), port=port)
+        return await self._lookup(
+            parsed, "Your request is in. The server is tested again now; reload to see.", 202
+        )
+
+    def _not_an_address(self, text: str) -> HTMLResponse:
+        return self._page(
+            "message.html",
+            400,
+            title="Not an address",
+            text=f"{text[:60]!r} is no IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1.",
+        )
+
+    def _page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:  # noqa: ANN401 - template values
+        text = self._templates.get_template(template).render(
+            zone=self._config.publish.zone, contact=self._config.identity.contact, **values
+        )
+        return HTMLResponse(text, status)

@@ -1,0 +1,261 @@
+"""The worker: claims jobs, visits targets, stores what was found.
+
+A worker that is killed at any point leaves its jobs leased; the scheduler frees them when the
+heartbeat is too old. A battery is then sent again at worst, with the same tokens. What a worker
+writes about a job is fenced by the job's attempt: after a lost lease it writes nothing.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import structlog
+
+from relaytest import __version__
+from relaytest.core.config import Config
+from relaytest.core.errors import DatabaseAwayError
+from relaytest.core.evidence import Evidence, forms_to_ask, in_order
+from relaytest.core.probe import CONTROL
+from relaytest.core.target import refusal
+from relaytest.core.verdict import (
+    Patience,
+    Verdict,
+    judge,
+    out_of_scope,
+    worth_another_visit,
+)
+from relaytest.core.visit import asked_in
+from relaytest.daemons import shipped
+from relaytest.daemons.clock import utcnow
+from relaytest.daemons.loop import Stop, forever, once_there
+from relaytest.daemons.prober import Prober, Target, Visit
+from relaytest.net.dns import Resolver
+from relaytest.net.smtp_client import NoSocketError
+from relaytest.store import evidence as evidence_store
+from relaytest.store import jobs
+from relaytest.store.database import Bell, Connection, Database
+from relaytest.store.jobs import Ending, Job
+
+_BATCH = 50  # jobs in one claim: ten at once cost little more than one
+_LONGEST_SLEEP = timedelta(seconds=5)  # between looks at the queue, if no bell rings
+_SHORTEST_SLEEP = timedelta(milliseconds=50)  # due jobs that another worker has locked
+_BEAT = timedelta(seconds=5)
+_WIND_UP = 2.0  # seconds for visits to end by themselves when the program stops
+_LEASE_MARGIN = timedelta(seconds=60)  # beyond the longest visit, for storing its result
+_AFTER_A_FAULT = timedelta(seconds=30)  # before a job is tried again that failed through us
+
+log = structlog.get_logger("worker")
+
+
+class _LeaseLostError(Exception):
+    """Another worker has the job; the transaction must be rolled back."""
+
+
+async def run(config: Config, database: Database, stop: Stop) -> None:
+    """Work until `stop`; then give the jobs in hand back and leave."""
+    if not config.sink.domains:
+        log.warning(
+            "idle: no message could come back, for sink.domains is not set",
+            advice="set sink.domains and identity.ehlo_name in the configuration",
+        )
+        await stop.wait()
+        return
+    keys = await once_there("worker", database, evidence_store.token_keys, stop)
+    if keys is None:
+        return
+    async with Resolver(config.dns.nameservers, config.dns.timeout) as resolver:
+        await Worker(config, database, Prober(config, keys[0], resolver)).run(stop)
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, config: Config, database: Database, prober: Prober) -> None:
+        timing = config.timing
+        self._config = config
+        self._database = database
+        self._prober = prober
+        self._scope = config.scope.rules()
+        self._patience = Patience(timing.patience, timing.grace)
+        self._lease = timing.visit + _LEASE_MARGIN
+        self._battery = shipped.battery().by_number()
+        self._forms = shipped.battery().up_to(config.tier)
+        self._bell = Bell()
+        self._id: int | None = None
+        self._visits: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: Stop) -> None:
+        """Claim and visit until `stop`."""
+        async with asyncio.TaskGroup() as helpers:
+            ears = helpers.create_task(self._database.listen(["relaytest_job"], self._bell))
+            heart = helpers.create_task(forever("worker", self._beat, Bell(), stop))
+            async with asyncio.TaskGroup() as visits:
+                self._start = visits.create_task
+                await forever("worker", self._claim, self._bell, stop)
+                await self._wind_up()
+            ears.cancel()
+            await heart
+        await self._leave()
+
+    async def _wind_up(self) -> None:
+        """Let visits end that are about to; break the others off."""
+        if self._visits:
+            await asyncio.wait(self._visits, timeout=_WIND_UP)
+        for visit in self._visits:
+            visit.cancel()
+
+    async def _leave(self) -> None:
+        """Give back what is still leased, for another worker to take at once."""
+        if self._id is None:
+            return
+        with contextlib.suppress(DatabaseAwayError):  # else the scheduler frees the jobs
+            async with self._database.transaction() as connection:
+                await jobs.release(connection, self._id)
+                await jobs.leave_workers(connection, self._id)
+
+    async def _beat(self) -> timedelta:
+        """Say that we live; join, or join anew if we were thought dead."""
+        async with self._database.transaction() as connection:
+            if self._id is None or not await jobs.beat(connection, self._id):
+                self._id = await jobs.join_workers(
+                    connection,
+                    host=socket.gethostname(),
+                    pid=os.getpid(),
+                    vantage=self._config.identity.vantage,
+                    version=__version__,
+                    slots=self._config.politeness.slots,
+                )
+                self._bell.ring()
+        return _BEAT
+
+    async def _claim(self) -> timedelta:
+        """Take as many jobs as there are free slots; return how long nothing will be due."""
+        most = min(self._config.politeness.slots - len(self._visits), _BATCH)
+        if self._id is None or most <= 0:
+            return _LONGEST_SLEEP  # the bell rings when that changes
+        async with self._database.transaction() as connection:
+            claimed = await jobs.claim(connection, self._id, most, self._lease)
+            due = None if len(claimed) == most else await jobs.next_due(connection)
+        for job in claimed:
+            visit = self._start(self._serve(job))
+            self._visits.add(visit)
+            visit.add_done_callback(self._end)
+        if len(claimed) == most:
+            return timedelta(0)
+        return max(_SHORTEST_SLEEP, min(due or _LONGEST_SLEEP, _LONGEST_SLEEP))
+
+    def _end(self, visit: asyncio.Task[None]) -> None:
+        if len(self._visits) == self._config.politeness.slots:
+            self._bell.ring()
+        self._visits.discard(visit)
+
+    async def _serve(self, job: Job) -> None:
+        """Do one job; whatever goes wrong, it does not take others with it."""
+        try:
+            await self._attend(job)
+        except _LeaseLostError:
+            log.warning("lease lost; nothing written", job=job.id, address=str(job.address))
+        except NoSocketError as error:
+            log.warning("no socket to probe with", job=job.id, error=str(error))
+            await self._store(job, None, retry_in=_AFTER_A_FAULT)
+        except Exception:
+            log.exception("visit failed", job=job.id, address=str(job.address))
+            await self._store(job, None, retry_in=_AFTER_A_FAULT * 20)
+
+    async def _attend(self, job: Job) -> None:
+        why = refusal(job.address, self._scope)  # once more: the configuration may have changed
+        if why is not None:
+            log.warning("out of scope", address=str(job.address), why=why)
+            await self._store_verdict(job, out_of_scope(why))
+            return
+        earlier = await self._earlier(job)
+        target = Target(job.address, job.port, job.trial)
+        forms = forms_to_ask(earlier) if job.visits else self._forms
+        visit = await self._prober.visit(target, forms) if forms else Visit(target, ())
+        if earlier.asked:  # what is asked is fixed once the target's names are known
+            visit.forms = earlier.forms
+        await self._store(job, visit, retry_in=self._retry_in(job, earlier, visit))
+        log.info(
+            "visited",
+            address=str(job.address),
+            port=job.port,
+            trial=job.trial,
+            visit=job.visits + 1,
+            sessions=len(visit.records),
+            answered=len(visit.answered() - {CONTROL}),
+            forms=len(visit.forms),
+        )
+
+    async def _earlier(self, job: Job) -> Evidence:
+        """What earlier visits of the trial found."""
+        if job.visits == 0:
+            return Evidence(job.address, self._battery)
+        async with self._database.transaction() as connection:
+            trial = await evidence_store.trial_of(connection, job.trial)
+            if trial is None:
+                return Evidence(job.address, self._battery)
+            return in_order(
+                await evidence_store.evidence_of(
+                    connection, trial, self._battery, self._config.sink.check_every
+                )
+            )
+
+    def _retry_in(self, job: Job, earlier: Evidence, visit: Visit) -> timedelta | None:
+        """How long until the next visit; None if there is no use in one, or no further one."""
+        retries = self._config.timing.retries
+        number, now = job.visits + 1, utcnow()
+        verdict = judge(
+            replace(
+                earlier,
+                forms=visit.forms,
+                asked=earlier.asked + asked_in(visit.records, number),
+                met=earlier.met + tuple(record.met(number) for record in visit.records),
+                probed_at=now,
+            ),
+            self._patience,
+            now,
+        )
+        if number > len(retries) or not worth_another_visit(verdict):
+            return None
+        return retries[number - 1]
+
+    async def _store(self, job: Job, visit: Visit | None, *, retry_in: timedelta | None) -> None:
+        """End the job, or put it back, together with what the visit found (None: nothing)."""
+
+        async def write(connection: Connection) -> None:
+            ending = await jobs.finish(connection, job, retry_in=retry_in)
+            if ending is Ending.LOST:
+                raise _LeaseLostError
+            if visit is not None:
+                await evidence_store.save_visit(
+                    connection,
+                    job.trial,
+                    job.visits + 1,
+                    visit.records,
+                    forms=[form.number for form in visit.forms],
+                    ended=ending is Ending.ENDED,
+                )
+
+        await self._write(write)
+
+    async def _store_verdict(self, job: Job, verdict: Verdict) -> None:
+        """End a job without a visit."""
+
+        async def write(connection: Connection) -> None:
+            if await jobs.finish(connection, job, retry_in=None) is Ending.LOST:
+                raise _LeaseLostError
+            trial = await evidence_store.trial_of(connection, job.trial)
+            if trial is not None:
+                await evidence_store.save_verdict(connection, trial, verdict)
+
+        await self._write(write)
+
+    async def _write(self, write: Callable[[Connection], Awaitable[None]]) -> None:
+        """Write, waiting for the database as long as the lease may hold."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._lease.total_seconds()):
+                await once_there("worker", self._database, write, Stop())

@@ -1,0 +1,52 @@
+"""An HTTP server for an ASGI application: the only place that knows uvicorn."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import uvicorn
+
+_GRACE = 2  # seconds for requests to end when the program stops
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the program."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serve_http(host: str, port: int, application: Any) -> AsyncIterator[tuple[str, int]]:  # noqa: ANN401 - ASGI
+    """Serve while the block runs; give the bound address.
+
+    Raises:
+        OSError: The address is taken or not ours.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=512)
+    server = _Server(
+        uvicorn.Config(
+            application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # X-Forwarded-For is what a stranger typed
+            lifespan="off",
+            h11_max_incomplete_event_size=16 * 1024,
+            limit_concurrency=500,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=_GRACE,
+        )
+    )
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve(sockets=[listening]))
+        try:
+            yield listening.getsockname()[:2]
+        finally:
+            server.should_exit = True
+            await serving
+            listening.close()

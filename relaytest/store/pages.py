@@ -1,0 +1,110 @@
+"""What the pages and the command line show: reading only."""
+
+from dataclasses import dataclass
+
+import asyncpg
+
+from relaytest.core.target import Address
+from relaytest.core.transcript import Exchange, Transcript
+from relaytest.store.database import Connection
+
+VERDICTS = """
+    SELECT port, verdict, reason, condition, exit_address, confidence, explanation, forms, trial,
+           decided_at
+      FROM relaytest.verdict_latest WHERE address = $1 ORDER BY port
+"""
+LISTINGS = """
+    SELECT port, code, listed_at, expires_at, recheck_at, trial
+      FROM relaytest.listing_current WHERE address = $1 ORDER BY port
+"""
+JOBS = """
+    SELECT port, reason::text, priority, run_at, leased, requests
+      FROM relaytest.job WHERE address = $1 ORDER BY port
+"""
+HISTORY = """
+    SELECT port, at, event, old, new, why, trial FROM relaytest.listing_history
+     WHERE address = $1 ORDER BY at DESC, id DESC LIMIT 200
+"""
+TRIAL = "SELECT id, address, port, started_at, visits FROM relaytest.trial WHERE id = $1"
+SESSIONS = """
+    SELECT id, purpose, started_at, seconds, host(source) AS source, ended, detail, at, ours, octets
+      FROM relaytest.session WHERE trial = $1 ORDER BY id LIMIT 200
+"""
+RECEIPTS = """
+    SELECT id, form, mailbox, peer, helo, reverse_path, forward_path, received_at, copies, size,
+           substr(message, 1, 65536) AS message
+      FROM relaytest.receipt WHERE trial = $1 ORDER BY id LIMIT 50
+"""
+COUNTS = """
+    SELECT (SELECT count(DISTINCT address) FROM relaytest.listing_current) AS listed,
+           (SELECT count(*) FROM relaytest.job) AS jobs,
+           (SELECT count(*) FROM relaytest.trial WHERE settle_at IS NOT NULL) AS unsettled,
+           (SELECT max(received_at) FROM relaytest.sink_check) AS sink_proven_at
+"""
+WORKERS = """
+    SELECT host, pid, vantage, version, slots, started_at, beat_at FROM relaytest.worker ORDER BY id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that there is to say about one address; the rows of the statements above."""
+
+    verdicts: list[asyncpg.Record]
+    listings: list[asyncpg.Record]
+    jobs: list[asyncpg.Record]
+    history: list[asyncpg.Record]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialEvidence:
+    """What is on file of one trial.
+
+    Attributes:
+        sessions: Each with its transcript as text.
+        receipts: What came back.
+    """
+
+    trial: asyncpg.Record
+    sessions: list[tuple[asyncpg.Record, Transcript]]
+    receipts: list[asyncpg.Record]
+
+
+async def standing_of(connection: Connection, address: Address) -> Standing:
+    """Gather what is known of an address."""
+    return Standing(
+        await connection.fetch(VERDICTS, address),
+        await connection.fetch(LISTINGS, address),
+        await connection.fetch(JOBS, address),
+        await connection.fetch(HISTORY, address),
+    )
+
+
+async def trial_evidence(connection: Connection, trial: int) -> TrialEvidence | None:
+    """Gather the evidence of one trial; None if there is no such trial."""
+    row = await connection.fetchrow(TRIAL, trial)
+    if row is None:
+        return None
+    sessions = await connection.fetch(SESSIONS, trial)
+    return TrialEvidence(
+        row,
+        [(session, _transcript(session)) for session in sessions],
+        await connection.fetch(RECEIPTS, trial),
+    )
+
+
+def _transcript(session: asyncpg.Record) -> Transcript:
+    transcript = Transcript()
+    for exchange in zip(session["at"], session["ours"], session["octets"], strict=True):
+        transcript.add(Exchange(*exchange))
+    return transcript
+
+
+async def counts(connection: Connection) -> asyncpg.Record:
+    """Return listed, jobs, unsettled and sink_proven_at."""
+    return (await connection.fetch(COUNTS))[0]
+
+
+async def workers(connection: Connection) -> list[asyncpg.Record]:
+    """Return a row for each worker."""
+    return await connection.fetch(WORKERS)

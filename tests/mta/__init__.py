@@ -1,0 +1,1 @@
+"""Real mail and DNS servers for tests: fetched, started with a private configuration, stopped."""
