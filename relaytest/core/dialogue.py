@@ -294,12 +294,11 @@ def _note(offer: Offer, replies: Sequence[Reply], answers: Answers, *, first: bo
     A server that says 503 to a later MAIL has not understood our RSET: that says nothing about
     the form, which is asked again in a session of its own.
     """
-    steps = (Step.MAIL, Step.RCPT, Step.DATA)
-    for place, (step, reply) in enumerate(zip(steps, replies, strict=False), start=1):
-        if place == len(replies) or not reply.positive:
-            if reply.code != 503 or first:
-                answers.outcomes.append(Outcome(offer.form, step, reply))
-            return
+    refusals = (place for place, reply in enumerate(replies) if not reply.positive)
+    place = next(refusals, len(replies) - 1)
+    if replies[place].code != 503 or first:
+        step = (Step.MAIL, Step.RCPT, Step.DATA)[place]
+        answers.outcomes.append(Outcome(offer.form, step, replies[place]))
 
 
 def _note_hang_up(replies: Sequence[Reply], answers: Answers) -> bool:

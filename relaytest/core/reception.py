@@ -140,6 +140,9 @@ class _Phase(enum.Enum):
     CLOSED = enum.auto()
 
 
+_COMMAND, _MESSAGE, _STORING, _CLOSED = _Phase  # an attribute of an enum is slow in Python 3.11
+
+
 class Session(Generic[_T]):
     """One session. Every method returns what to do next, in order.
 
@@ -156,7 +159,7 @@ class Session(Generic[_T]):
     ) -> None:
         self._name, self._limits = name, limits
         self._accept, self._refusal = accept, refusal
-        self._phase = _Phase.COMMAND
+        self._phase = _COMMAND
         self._input = bytearray()
         self._overlong = False  # inside a command line that is too long
         self._taken = 0  # octets of input so far
@@ -170,7 +173,7 @@ class Session(Generic[_T]):
     @property
     def storing(self) -> bool:
         """A Deliver is out and stored() is awaited; input is kept until then."""
-        return self._phase is _Phase.STORING
+        return self._phase is _STORING
 
     @property
     def held_octets(self) -> int:
@@ -183,10 +186,10 @@ class Session(Generic[_T]):
 
     def receive(self, octets: bytes) -> list[Action[_T]]:
         """Take input, cut anyhow. All replies to it are one Write (RFC 2920 section 3.2)."""
-        if self._cut or self._phase is _Phase.CLOSED:
+        if self._cut or self._phase is _CLOSED:
             return []
         room = self._limits.session_octets - self._taken
-        if self._phase is _Phase.STORING:
+        if self._phase is _STORING:
             room = min(room, self._limits.backlog_octets - len(self._input))
         self._taken += len(octets)
         self._cut = len(octets) > room
@@ -195,24 +198,24 @@ class Session(Generic[_T]):
 
     def stored(self, ok: bool) -> list[Action[_T]]:
         """Answer the last message: 250 promises to keep it (section 6.1). Then go on."""
-        if self._phase is not _Phase.STORING:
+        if self._phase is not _STORING:
             return []
-        self._phase = _Phase.COMMAND
+        self._phase = _COMMAND
         self._say(b"250 2.0.0 Stored" if ok else b"451 4.3.0 Not stored, try again later")
         return self._proceed()
 
     def dismiss(self, why: bytes) -> list[Action[_T]]:
         """End the session with 421 and `why`, such as b"4.3.2 Shutting down" (section 3.8)."""
-        if self._phase is not _Phase.CLOSED:
+        if self._phase is not _CLOSED:
             self._say(self._close(b"421 " + why))
         return self._actions()
 
     def _proceed(self) -> list[Action[_T]]:
-        while self._phase is _Phase.COMMAND and self._take_line():
+        while self._phase is _COMMAND and self._take_line():
             pass
-        if self._phase is _Phase.MESSAGE:
+        if self._phase is _MESSAGE:
             self._take_content()
-        if self._cut and self._phase not in {_Phase.STORING, _Phase.CLOSED}:
+        if self._cut and self._phase not in {_STORING, _CLOSED}:
             self._say(self._close(b"421 4.7.0 Too much input"))
         return self._actions()
 
@@ -242,7 +245,7 @@ class Session(Generic[_T]):
         transaction = self._transaction
         assert transaction is not None
         if transaction.take(self._input):
-            self._phase = _Phase.STORING
+            self._phase = _STORING
             self._last = Deliver(transaction.delivery(self._helo, extended=self._extended))
             self._transaction = None  # section 4.1.1.4: whatever the answer will be
 
@@ -305,7 +308,7 @@ class Session(Generic[_T]):
             return b"503 5.5.1 MAIL first"
         if not self._transaction.recipients:
             return b"554 5.5.1 No valid recipients"  # section 3.3
-        self._phase = _Phase.MESSAGE
+        self._phase = _MESSAGE
         # The line end of DATA is the first CRLF of CRLF.CRLF if there is no message.
         self._input[:0] = b"\r\n"
         return b"354 End data with <CR><LF>.<CR><LF>"
@@ -321,7 +324,7 @@ class Session(Generic[_T]):
         self._output += reply + b"\r\n"
 
     def _close(self, reply: bytes) -> bytes:
-        self._phase, self._last, self._transaction = _Phase.CLOSED, Close(), None
+        self._phase, self._last, self._transaction = _CLOSED, Close(), None
         self._input.clear()
         return reply
 

@@ -37,6 +37,7 @@ class DemoServer:
         self.name = name
         self.open = open_relay
         self._smarthost = smarthost
+        self._address: Address | None = None  # mail leaves by the address it came to
 
     @contextlib.asynccontextmanager
     async def serve(self, host: str, port: int) -> AsyncIterator[None]:
@@ -45,6 +46,7 @@ class DemoServer:
         Raises:
             OSError: The address is taken or not ours.
         """
+        self._address = ip_address(host)
         async with listen([(host, port)], self._session, self._pass_on):
             yield
 
@@ -68,7 +70,13 @@ class DemoServer:
         host, port = self._smarthost
         timeouts = Timeouts(*[_PATIENCE] * 5)
         try:
-            connection = await connect(ip_address(host), port, timeouts, local_hostname=self.name)
+            connection = await connect(
+                ip_address(host),
+                port,
+                timeouts,
+                source_address=self._address,
+                local_hostname=self.name,
+            )
         except ConnectFailedError:
             return False
         async with connection:

@@ -371,7 +371,7 @@ class _Wire(SMTPProtocol):
             self.break_off(Break.TIMEOUT, "the session took too long")
         elif self._group.lacks and now >= self._due:
             self.break_off(Break.TIMEOUT, f"no reply within {self._limit:g} s")
-        elif self.broken is None:
+        else:
             at = min(self._due, self._deadline) if self._group.lacks else self._deadline
             self._alarm = self._loop.call_at(at, self._watch)
 

@@ -93,11 +93,16 @@ class Database:
         try:
             for channel in channels:
                 await connection.add_listener(channel, lambda *_: bell.ring())
+            lost = asyncio.Event()
+            connection.add_termination_listener(lambda _: lost.set())
             bell.listening = True
             bell.ring()
-            while True:
-                await asyncio.sleep(_BEAT)
+            while not lost.is_set():
+                # A connection that is only half there shows when it is used.
                 await connection.fetchval("SELECT 1", timeout=_BEAT)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_BEAT):
+                        await lost.wait()
         finally:
             bell.listening = False
             connection.terminate()

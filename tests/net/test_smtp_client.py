@@ -113,6 +113,8 @@ class Recorder:
                 await peer.say(self.answers.get(verb, POLITE.get(line[:4], b"250 Ok\r\n")))
                 if verb == "DATA":
                     await self.content(peer)
+                if verb == "QUIT":
+                    break
         finally:
             self.over.set()
 

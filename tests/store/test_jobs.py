@@ -1,0 +1,357 @@
+"""The queue: its contract for other tools, and claims, leases and fencing for workers."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import ip_address
+
+import asyncpg
+import pytest
+
+from relaytest.core.errors import RefusedRequestError
+from relaytest.store import jobs
+from relaytest.store.jobs import Ending, Request
+
+LEASE = timedelta(minutes=10)
+A, B = "192.0.2.1", "192.0.2.2"
+
+
+@pytest.fixture
+async def worker(connection) -> int:
+    return await join(connection)
+
+
+async def join(connection) -> int:
+    return await jobs.join_workers(
+        connection, host="host", pid=1, vantage="default", version="1", slots=10
+    )
+
+
+async def insert(connection, target=A, reason="nominated", **columns) -> asyncpg.Record:
+    names = ["target", "reason", *columns]
+    places = ", ".join(f"${n}" for n in range(1, len(names) + 1))
+    return await connection.fetchrow(
+        f"INSERT INTO relaytest.retest ({', '.join(names)}) VALUES ({places}) RETURNING *",
+        target,
+        reason,
+        *columns.values(),
+    )
+
+
+async def rows(connection, columns="*") -> list[asyncpg.Record]:
+    return await connection.fetch(f"SELECT {columns} FROM relaytest.job ORDER BY id")
+
+
+# --- the contract for other tools
+
+
+async def test_an_insert_of_target_and_reason_is_enough(connection):
+    row = await insert(connection)
+    assert (row["target"], row["port"], row["priority"], row["requests"]) == (A, 25, 1, 1)
+    assert row["requester"] == "postgres"
+    assert row["run_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("reason", "priority"),
+    [("removal-request", 0), ("nominated", 1), ("operator", 1), ("recheck", 2)],
+)
+async def test_the_reason_sets_the_priority(connection, reason, priority):
+    assert (await insert(connection, reason=reason))["priority"] == priority
+
+
+async def test_the_reason_may_be_written_with_underscores_and_capitals(connection):
+    assert (await insert(connection, reason="Removal_Request"))["reason"] == "removal-request"
+
+
+async def test_copy_works_and_coalesces(connection):
+    done = await connection.copy_records_to_table(
+        "retest",
+        schema_name="relaytest",
+        columns=["target", "reason"],
+        records=[(A, "recheck"), (B, "recheck"), (A, "recheck")],
+    )
+    assert done == "COPY 3"
+    assert [row["requests"] for row in await rows(connection, "requests")] == [2, 1]
+
+
+async def test_a_repeat_joins_the_open_job(connection):
+    first, second = await insert(connection), await insert(connection)
+    assert first["id"] == second["id"]
+    assert second["requests"] == 2
+
+
+async def test_another_port_is_another_job(connection):
+    first, second = await insert(connection), await insert(connection, port=587)
+    assert first["id"] != second["id"]
+
+
+async def test_one_server_has_one_spelling(connection):
+    first, second = await insert(connection), await insert(connection, f" ::ffff:{A} ")
+    assert first["id"] == second["id"]
+    v6 = await insert(connection, "0:0:0:0:0:0:0:1")
+    assert v6["target"] == "::1"
+
+
+async def test_a_more_urgent_repeat_raises_the_job_and_pulls_it_forward(connection):
+    await insert(connection, reason="recheck", run_at=await later(connection, "1 day"))
+    await insert(connection, reason="removal-request", note="please")
+    (row,) = await rows(connection, "priority, reason, note, run_at <= now() AS due")
+    assert tuple(row) == (0, "removal-request", "please", True)
+
+
+async def test_a_less_urgent_repeat_changes_neither_priority_nor_time(connection):
+    await insert(connection, reason="removal-request", note="first")
+    before = await rows(connection, "priority, reason, run_at, note")
+    await insert(connection, reason="recheck", run_at=await later(connection, "1 day"))
+    assert await rows(connection, "priority, reason, run_at, note") == before
+
+
+async def later(connection, interval: str):
+    return await connection.fetchval(f"SELECT now() + interval '{interval}'")
+
+
+@pytest.mark.parametrize(
+    ("target", "message", "hint"),
+    [
+        ("mail.example", "is not an IP address", "192.0.2.1"),
+        ("192.0.2.1:25", "is not an IP address", "without brackets and port"),
+        ("[192.0.2.1]", "is not an IP address", "without brackets"),
+        ("192.0.2.256", "is not an IP address", "IPv4"),
+        ("", "no target given", "address"),
+        (None, "no target given", "address"),
+        ("192.0.2.0/24", "is a network", "one row for each address"),
+        ("2001:db8::/64", "is a network", "one row for each address"),
+        ("10.1.2.3", "out of scope: private use", "scope.allow"),
+        ("64:ff9b::a00:1", "out of scope: private use", "scope.allow"),
+        ("224.0.0.1", "out of scope: multicast", "scope.allow"),
+        ("x'; DROP TABLE relaytest.job --", "is not an IP address", "address"),
+    ],
+)
+async def test_a_bad_target_is_refused_with_a_hint(connection, target, message, hint):
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await insert(connection, target)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert await rows(connection) == []
+
+
+@pytest.mark.parametrize("reason", ["because", "", None], ids=str)
+async def test_an_unknown_reason_is_refused_with_the_known_ones(connection, reason):
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await insert(connection, reason=reason)
+    assert "reason" in caught.value.message
+    assert "nominated" in caught.value.hint
+
+
+@pytest.mark.parametrize(("column", "value"), [("port", 0), ("port", 65536), ("priority", 3)])
+async def test_a_number_out_of_range_is_refused(connection, column, value):
+    with pytest.raises(asyncpg.DataError, match="out of range"):
+        await insert(connection, **{column: value})
+
+
+async def test_enqueue_tells_the_databases_own_words(connection):
+    with pytest.raises(RefusedRequestError, match="not an IP address") as caught:
+        await jobs.enqueue(connection, Request("nonsense", "operator"))
+    assert "192.0.2.1" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("columns", "rings"),
+    [
+        ({"reason": "nominated"}, 1),
+        ({"reason": "removal-request"}, 1),
+        ({"reason": "recheck"}, 0),
+        ({"reason": "nominated", "run_at": "later"}, 0),
+    ],
+    ids=["new", "removal", "periodic", "future"],
+)
+async def test_only_urgent_and_due_work_rings_the_bell(connection, dsn, columns, rings):
+    if "run_at" in columns:
+        columns = columns | {"run_at": await later(connection, "1 hour")}
+    ears = await asyncpg.connect(dsn)
+    heard = []
+    await ears.add_listener("relaytest_job", lambda *_: heard.append(1))
+    await insert(connection, **columns)
+    await ears.fetchval("SELECT 1")
+    await connection.execute("SELECT pg_notify('relaytest_job', 'end')")
+    while not heard or len(heard) < rings + 1:
+        await ears.fetchval("SELECT 1")
+    await ears.close()
+    assert len(heard) == rings + 1  # the last one is our own
+
+
+# --- what the table itself forbids
+
+
+@pytest.mark.parametrize(
+    ("change", "constraint"),
+    [
+        ("address = '192.0.2.0/24'", "address_is_a_host"),
+        ("port = 0", "port_in_range"),
+        ("priority = 3", "priority_in_range"),
+        ("note = repeat('x', 2001)", "note_is_short"),
+        ("requester = ''", "requester_is_short"),
+        ("leased = true", "leased_has_an_owner"),
+        ("worker = 1", "leased_has_an_owner"),
+        ("again = true", "again_only_leased"),
+    ],
+)
+async def test_a_broken_row_cannot_be_stored(connection, change, constraint):
+    await insert(connection)
+    with pytest.raises(asyncpg.CheckViolationError, match=constraint):
+        await connection.execute(f"UPDATE relaytest.job SET {change}")
+
+
+# --- claiming
+
+
+async def test_a_claim_gives_a_job_once_with_a_trial(connection, worker):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 10, LEASE)
+    assert (job.address, job.port, job.attempt, job.visits) == (ip_address(A), 25, 1, 0)
+    assert await jobs.claim(connection, worker, 10, LEASE) == []
+    assert await connection.fetchval("SELECT address FROM relaytest.trial") == ip_address(A)
+
+
+async def test_claims_go_by_priority_then_time(connection, worker):
+    for number, reason in enumerate(["recheck", "nominated", "removal-request", "nominated"]):
+        await insert(connection, f"192.0.2.{number}", reason)
+    claimed = await jobs.claim(connection, worker, 10, LEASE)
+    assert [str(job.address)[-1] for job in claimed] == ["2", "1", "3", "0"]
+
+
+async def test_a_job_of_the_future_is_not_claimed(connection, worker):
+    await insert(connection, run_at=await later(connection, "1 hour"))
+    assert await jobs.claim(connection, worker, 10, LEASE) == []
+    due = await jobs.next_due(connection)
+    assert timedelta(minutes=59) < due <= timedelta(hours=1)
+
+
+async def test_nothing_is_due_in_an_empty_queue(connection):
+    assert await jobs.next_due(connection) is None
+
+
+async def test_concurrent_claimers_share_the_jobs_without_overlap(connection, dsn, worker):
+    for number in range(100):
+        await insert(connection, f"192.0.2.{number}", "recheck")
+
+    async def take() -> list[int]:
+        own = await asyncpg.connect(dsn)
+        taken = []
+        while batch := await jobs.claim(own, worker, 7, LEASE):
+            taken += [job.id for job in batch]
+        await own.close()
+        return taken
+
+    async with asyncio.TaskGroup() as group:
+        takers = [group.create_task(take()) for _ in range(4)]
+    taken = [job for taker in takers for job in taker.result()]
+    assert len(taken) == len(set(taken)) == 100
+
+
+# --- finishing, fencing, rescue
+
+
+async def test_a_finished_job_leaves_the_queue(connection, worker):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 1, LEASE)
+    assert await jobs.finish(connection, job, retry_in=None) is Ending.ENDED
+    assert await rows(connection) == []
+
+
+async def test_a_deferred_job_comes_back_for_the_same_trial(connection, worker):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 1, LEASE)
+    ending = await jobs.finish(connection, job, retry_in=timedelta(0))
+    (again,) = await jobs.claim(connection, worker, 1, LEASE)
+    assert ending is Ending.CONTINUES
+    assert (again.trial, again.attempt) == (job.trial, 2)
+
+
+async def test_asked_for_while_it_runs_it_runs_once_more_as_a_new_trial(connection, worker):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 1, LEASE)
+    await insert(connection)
+    ending = await jobs.finish(connection, job, retry_in=LEASE)
+    (again,) = await jobs.claim(connection, worker, 1, LEASE)
+    assert ending is Ending.ENDED
+    assert again.trial != job.trial
+    assert await jobs.finish(connection, again, retry_in=None) is Ending.ENDED
+    assert await rows(connection) == []
+
+
+async def test_a_removal_request_pulls_a_deferred_job_forward(connection, worker):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 1, LEASE)
+    await jobs.finish(connection, job, retry_in=timedelta(hours=4))
+    await insert(connection, reason="removal-request")
+    (again,) = await jobs.claim(connection, worker, 1, LEASE)
+    assert again.id == job.id
+
+
+async def test_a_worker_that_lost_its_lease_cannot_finish(connection, worker):
+    other = await join(connection)
+    await insert(connection)
+    (old,) = await jobs.claim(connection, worker, 1, timedelta(seconds=-1))
+    assert await jobs.rescue(connection, LEASE) == 1
+    (new,) = await jobs.claim(connection, other, 1, LEASE)
+    assert new.id == old.id
+    assert await jobs.finish(connection, old, retry_in=None) is Ending.LOST
+    assert await jobs.finish(connection, new, retry_in=None) is Ending.ENDED
+
+
+async def test_not_even_the_same_worker_finishes_by_an_old_attempt(connection, worker):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 1, LEASE)
+    stale = replace(job, attempt=job.attempt - 1)
+    assert await jobs.finish(connection, stale, retry_in=None) is Ending.LOST
+
+
+async def test_jobs_of_a_silent_worker_are_rescued_and_of_a_live_one_not(connection, worker):
+    silent = await join(connection)
+    await insert(connection, A)
+    await jobs.claim(connection, silent, 1, LEASE)
+    await insert(connection, B)
+    await jobs.claim(connection, worker, 1, LEASE)
+    await connection.execute(
+        "UPDATE relaytest.worker SET beat_at = now() - interval '1 min' WHERE id = $1", silent
+    )
+    assert await jobs.rescue(connection, timedelta(seconds=20)) == 1
+    states = [tuple(row) for row in await rows(connection, "host(address), leased")]
+    assert states == [(A, False), (B, True)]
+
+
+async def test_a_job_that_kills_its_workers_comes_back_later_and_later(connection, worker):
+    await insert(connection)
+    pauses = []
+    for _ in range(3):
+        await connection.execute("UPDATE relaytest.job SET run_at = now()")
+        await jobs.claim(connection, worker, 1, timedelta(seconds=-1))
+        await jobs.rescue(connection, LEASE)
+        (row,) = await rows(connection, "extract(epoch FROM run_at - now())::float AS s")
+        pauses.append(round(row["s"], -1))
+    assert pauses == [0, 10, 20]
+
+
+async def test_a_leaving_worker_gives_its_jobs_back_at_once(connection, worker):
+    await insert(connection)
+    await jobs.claim(connection, worker, 1, LEASE)
+    await jobs.release(connection, worker)
+    await jobs.leave_workers(connection, worker)
+    assert len(await jobs.claim(connection, await join(connection), 1, LEASE)) == 1
+
+
+async def test_a_buried_worker_hears_that_it_must_join_anew(connection, worker):
+    assert await jobs.beat(connection, worker)
+    await jobs.leave_workers(connection, worker)
+    assert not await jobs.beat(connection, worker)
+
+
+async def test_queue_status_counts_by_priority(connection, worker):
+    await insert(connection, A, "recheck")
+    await insert(connection, B, "recheck", run_at=await later(connection, "1 hour"))
+    await insert(connection, "192.0.2.3", "removal-request")
+    await jobs.claim(connection, worker, 1, LEASE)
+    found = [tuple(row)[:4] for row in await jobs.queue_status(connection)]
+    assert found == [(0, 0, 0, 1), (2, 1, 1, 0)]
