@@ -68,6 +68,11 @@ def test_after_the_first_gap_nothing_more_is_kept():
     assert {one.octets for one in talk.exchanges} == {b"x\n"}
 
 
+def test_a_line_does_not_go_on_after_a_gap():
+    talk = record(*[b"x\n"] * (MAX_EXCHANGES - 1), b"22", b">y\n", b"0\r\n")
+    assert (talk.exchanges[-1].octets, talk.dropped) == (b"22", 5)
+
+
 def test_the_last_exchange_may_still_get_the_rest_of_its_line():
     talk = record(*[b"x\n"] * (MAX_EXCHANGES - 1), b"22", b"0\r\n", b"z\n")
     assert talk.exchanges[-1].octets == b"220\r\n"

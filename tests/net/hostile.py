@@ -298,12 +298,16 @@ async def mute_at_quit(peer: Peer) -> None:
     await peer.wait()
 
 
-async def one_more_later(peer: Peer) -> None:
-    """A reply too many, some time after the 221."""
-    await peer.converse()
-    await asyncio.sleep(SHORT)
-    await peer.say(b"250 Ok\r\n")
-    await peer.wait()
+def says_later(octets: bytes) -> Play:
+    """Be decent, but add something some time after the 221."""
+
+    async def play(peer: Peer) -> None:
+        await peer.converse()
+        await asyncio.sleep(SHORT)
+        await peer.say(octets)
+        await peer.wait()
+
+    return play
 
 
 LINE = b"220-" + b"x" * 1000 + b"\r\n"
@@ -313,7 +317,7 @@ MODES = (
     Mode("ssh", ends(b"SSH-2.0-OpenSSH_9.2\r\n"), Break.GARBAGE, says="no SMTP reply"),
     Mode("http", ends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Break.GARBAGE),
     Mode("binary", says(bytes(range(256)) * 4), Break.GARBAGE),
-    Mode("tls-alert", says(b"\x15\x03\x03\x00\x02\x02\x0a"), Break.GARBAGE),
+    Mode("tls-alert", says(b"\x15\x03\x03\x00\x02\x02\x28"), Break.GARBAGE),
     Mode("empty-lines", says(b"\r\n\r\n"), Break.GARBAGE),
     Mode("nul", says(b"220 mx\0example\r\n"), Break.GARBAGE),
     Mode("nul-at-start", says(b"\x00220 mx.example\r\n"), Break.GARBAGE),
@@ -392,7 +396,9 @@ MODES = (
     Mode("garbage-at-quit", answers(QUIT=b"Bye\r\n"), Break.GARBAGE),
     Mode("one-more-after-quit", answers(QUIT=b"221 Bye\r\n250 Ok\r\n"), Break.DESYNC),
     Mode("421-after-quit", answers(QUIT=b"221 Bye\r\n421 Bye\r\n"), Break.DESYNC),
-    Mode("one-more-later", one_more_later, Break.DESYNC),
+    Mode("one-more-later", says_later(b"250 Ok\r\n"), Break.DESYNC),
+    Mode("half-a-line-later", says_later(b"250 O"), Break.DESYNC),
+    Mode("garbage-later", says_later(b"Bye\r\n"), Break.DESYNC),
     Mode("half-a-line-more", answers(QUIT=b"221 Bye\r\n2"), Break.DESYNC),
     Mode("garbage-after-quit", answers(QUIT=b"221 Bye\r\nBye\r\n"), Break.GARBAGE),
 )

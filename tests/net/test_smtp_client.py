@@ -92,6 +92,7 @@ def moves(*script):
 def assert_nothing_left(connection):
     wire = connection._wire
     assert wire.transport is None
+    assert connection._client.protocol is None
     assert wire._alarm is None or wire._alarm.cancelled()
     assert wire._group.done.done()
 
@@ -510,9 +511,9 @@ async def test_closing_without_farewell_leaves_nothing_and_may_be_done_twice():
 async def test_an_error_in_the_body_closes_the_connection():
     server = Recorder({})
     async with serving(server.play) as port:
-        with pytest.raises(LookupError):
+        with pytest.raises(IndexError):
             async with await dial(port, PATIENT) as connection:
-                raise LookupError
+                [].pop()
         assert_nothing_left(connection)
         await server.over.wait()
 

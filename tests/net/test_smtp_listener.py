@@ -124,9 +124,10 @@ async def talk(listener, octets, **options):
 
 async def rest(reader):
     """Return what comes until the end; a reset is an end, too."""
-    with contextlib.suppress(ConnectionResetError):
+    try:
         return await reader.read(-1)
-    return b""
+    except ConnectionResetError:
+        return b""
 
 
 def codes(octets):

@@ -15,8 +15,10 @@ import asyncpg
 import pytest
 
 from relaytest.core.errors import ClusterError
+from relaytest.store import binaries as binaries_module
 from relaytest.store import cluster as module
-from relaytest.store.cluster import Cluster, binaries_major, find_binaries, wheel_binaries
+from relaytest.store.binaries import binaries_major, find_binaries, wheel_binaries
+from relaytest.store.cluster import Cluster
 from tests.postgres import ROOT, temporary_cluster
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -25,7 +27,9 @@ linux_only = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /
 
 def system_binaries() -> Path | None:
     wheel = wheel_binaries()
-    return next((p for p in module._places() if p != wheel and binaries_major(p) >= 14), None)
+    return next(
+        (p for p in binaries_module._places() if p != wheel and binaries_major(p) >= 14), None
+    )
 
 
 @pytest.fixture(scope="module", params=[system_binaries, wheel_binaries], ids=["system", "wheel"])
@@ -126,6 +130,7 @@ IMPORTS = """
 import asyncio, concurrent.futures.thread, os, signal, sys
 from pathlib import Path
 import asyncpg
+from relaytest.store import binaries as binaries_module
 from relaytest.store import cluster as module
 from relaytest.store.cluster import Cluster
 """
@@ -453,7 +458,7 @@ def test_a_server_that_is_too_old_is_not_used(home):
 
 
 def test_a_machine_without_a_server_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(module, "_places", lambda: iter(()))
+    monkeypatch.setattr(binaries_module, "_places", lambda: iter(()))
     with pytest.raises(ClusterError, match=r"none.*relaytest\[embedded\].*database\.dsn"):
         find_binaries()
 
@@ -487,7 +492,7 @@ async def main():
     cluster = Cluster(Path(sys.argv[1]), binaries=Path(sys.argv[2]), durable=False)
     await cluster.start()
     connection = await asyncpg.connect(cluster.dsn())
-    print(await connection.fetchval("SELECT 1"), module.unprivileged_prefix())
+    print(await connection.fetchval("SELECT 1"), binaries_module.unprivileged_prefix())
     await connection.close()
     await cluster.stop()
 asyncio.run(main())
@@ -516,7 +521,7 @@ async def test_root_without_namespaces_runs_the_server_as_another_user(
 ):
     cluster = Cluster(home / "pg", binaries=open_binaries)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_may_unshare", lambda: False)
+        patch.setattr(binaries_module, "_may_unshare", lambda: False)
         await cluster.start()
     assert cluster.data.stat().st_uid != 0
     await cluster.stop()
@@ -530,7 +535,7 @@ async def test_data_that_root_began_in_a_namespace_goes_on_without_one(
 ):
     data = shutil.copytree(made, home / "pg")
     cluster = Cluster(data, binaries=open_binaries, durable=False)
-    monkeypatch.setattr(module, "_may_unshare", lambda: False)
+    monkeypatch.setattr(binaries_module, "_may_unshare", lambda: False)
     await cluster.start()
     assert cluster.data.stat().st_uid != 0
     assert await ask(cluster, KEPT) == 7
@@ -540,7 +545,7 @@ async def test_data_that_root_began_in_a_namespace_goes_on_without_one(
 async def test_a_closed_parent_folder_is_named_to_root_without_namespaces(
     home, binaries, monkeypatch
 ):
-    monkeypatch.setattr(module, "_may_unshare", lambda: False)
+    monkeypatch.setattr(binaries_module, "_may_unshare", lambda: False)
     home.chmod(0o700)
     with pytest.raises(ClusterError, match=rf"may not enter .*{home}.*chmod o\+x"):
         await Cluster(home / "pg", binaries=binaries).start()
@@ -550,8 +555,8 @@ async def test_a_closed_parent_folder_is_named_to_root_without_namespaces(
 @pytest.mark.parametrize("namespaces", [True, False])
 def test_the_prefix_takes_roots_rights_away(monkeypatch, namespaces):
     if not namespaces:
-        monkeypatch.setattr(module, "_may_unshare", lambda: False)
-    assert int(subprocess.check_output([*module.unprivileged_prefix(), "id", "-u"])) != 0
+        monkeypatch.setattr(binaries_module, "_may_unshare", lambda: False)
+    assert int(subprocess.check_output([*binaries_module.unprivileged_prefix(), "id", "-u"])) != 0
 
 
 # --- The cluster of a test run

@@ -77,7 +77,7 @@ async def test_the_bell_rings_after_a_lost_connection_came_back(database, connec
         await bell.wait(LONG)
         killed = await connection.fetchval(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-            " WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+            " WHERE application_name = 'test' AND datname = current_database()"
         )
         assert killed == 1
         await asyncio.wait_for(bell.wait(timedelta(minutes=1)), 15)

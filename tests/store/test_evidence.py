@@ -1,5 +1,6 @@
 """Evidence: what goes in comes out, receipts count once, and broken rows are refused."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
@@ -35,40 +36,40 @@ async def job(connection):
 
 
 def arrival(trial, **changes) -> Arrival:
-    values = {
-        "trial": trial,
-        "form": 257,
-        "mailbox": Mailbox.FORWARD,
-        "peer": PEER,
-        "helo": b"mail.example\xff",
-        "reverse_path": b"<a@b.example>",
-        "forward_path": b"<t@sink.example>",
-        "message": b"Subject: x\r\n\r\n\x00\xff",
-        "size": 16,
-    }
-    return Arrival(**(values | changes))
+    whole = Arrival(
+        trial=trial,
+        form=257,
+        mailbox=Mailbox.FORWARD,
+        peer=PEER,
+        helo=b"mail.example\xff",
+        reverse_path=b"<a@b.example>",
+        forward_path=b"<t@sink.example>",
+        message=b"Subject: x\r\n\r\n\x00\xff",
+        size=16,
+    )
+    return replace(whole, **changes)
 
 
 def record(**changes) -> SessionRecord:
     transcript = Transcript()
     transcript.add(Exchange(0.25, False, b"220 mx \x00\xff\r\n"))
     transcript.add(Exchange(0.5, True, b"EHLO probe.example\r\n"))
-    values = {
-        "purpose": Purpose.SCOUT,
-        "started_at": T,
-        "seconds": 1.5,
-        "source": ip_address("192.0.2.200"),
-        "hello": Hello(Reply(220, ("mx ESMTP",)), Reply(250, ("mx", "PIPELINING"))),
-        "answers": Answers(
+    whole = SessionRecord(
+        purpose=Purpose.SCOUT,
+        started_at=T,
+        seconds=1.5,
+        source=ip_address("192.0.2.200"),
+        hello=Hello(Reply(220, ("mx ESMTP",)), Reply(250, ("mx", "PIPELINING"))),
+        answers=Answers(
             [
                 Outcome(0, Step.RCPT, Reply(250, ("2.1.5 ok",))),
                 Outcome(257, Step.RCPT, Reply(550, ("5.7.1 no \udcff\x00", "relaying"))),
                 Outcome(513, Step.END_OF_DATA, None),
             ]
         ),
-        "transcript": transcript,
-    }
-    return SessionRecord(**(values | changes))
+        transcript=transcript,
+    )
+    return replace(whole, **changes)
 
 
 async def save(connection, job, records=None, *, ended=True):

@@ -26,7 +26,7 @@ async def empty(cluster: Cluster):
 
 async def upgrade(dsn: str, known=None) -> list[str]:
     connection = await asyncpg.connect(dsn)
-    names = []
+    names: list[str] = []
     try:
         while True:
             async with connection.transaction():
