@@ -14,7 +14,7 @@ CREATE TABLE relaytest.listing (
     CONSTRAINT listing_is_a_host CHECK (masklen(address) = CASE family(address) WHEN 4 THEN 32 ELSE 128 END),
     CONSTRAINT listed_has_times CHECK ((state = 'listed') = (listed_at IS NOT NULL) AND (state = 'listed') = (expires_at IS NOT NULL)),
     -- RFC 5782 section 5: test entries belong to the zone itself, and 127.0.0.1 is never listed
-    CONSTRAINT listing_is_no_test_entry CHECK (NOT address <<= '127.0.0.0/29' AND address <> '::1' AND NOT address <<= '::ffff:0:0/96')
+    CONSTRAINT listing_is_no_test_entry CHECK (NOT address <<= '127.0.0.0/30' AND NOT address <<= '::ffff:0:0/96')
 );
 CREATE INDEX listing_recheck ON relaytest.listing (recheck_at) WHERE state = 'listed';
 CREATE INDEX listing_expires ON relaytest.listing (expires_at) WHERE state = 'listed';

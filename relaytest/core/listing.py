@@ -6,7 +6,9 @@ audit row, and only if the state is still the one that was read.
 """
 
 import enum
+from ipaddress import ip_network
 
+from relaytest.core.target import Address
 from relaytest.core.verdict import Finding
 
 
@@ -32,11 +34,22 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.LISTED, Event.EXPIRED): State.UNLISTED,
 }
 
+_TEST_ENTRIES = ip_network("127.0.0.0/30")
+
 _EVENT_OF: dict[Finding, Event | None] = {
     Finding.OPEN: Event.FOUND_OPEN,
     Finding.CLOSED: Event.FOUND_CLOSED,
     Finding.UNKNOWN: None,
 }
+
+
+def unlistable(address: Address) -> str | None:
+    """Return why an address can never be listed, or None.
+
+    RFC 5782 section 5: 127.0.0.1 is never listed, and 127.0.0.2 and its like are test entries of
+    the zone itself. The table has the same rule as a CHECK.
+    """
+    return "it is a test entry of every DNS list" if address in _TEST_ENTRIES else None
 
 
 def step(state: State, event: Event) -> State | None:

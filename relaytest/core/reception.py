@@ -149,8 +149,9 @@ class Session(Generic[_T]):
     Args:
         name: Our host name, 1..255 octets.
         limits: What the client may use.
-        accept: The policy: local part and domain of a recipient, unquoted, letter case as
-            sent; returns a ticket that goes into the Delivery, or None to refuse.
+        accept: The policy: local part and domain (b"" if there is none) of a recipient,
+            unquoted, letter case as sent; returns a ticket that goes into the Delivery, or
+            None to refuse.
         refusal: Reply line for a refused recipient, without CRLF, 510 octets at most.
     """
 
@@ -296,7 +297,7 @@ class Session(Generic[_T]):
         if len(self._transaction.recipients) >= self._limits.recipients:
             return b"452 4.5.3 Too many recipients"
         local_part, domain = mailbox_of(match[1])
-        ticket = self._accept(local_part, domain) if domain else None
+        ticket = self._accept(local_part, domain)
         if ticket is None:
             return self._refusal
         self._transaction.recipients.append(Recipient(match[1], ticket))

@@ -43,6 +43,8 @@ class Transcript:
         self.dropped += len(exchange.octets) - len(kept)
         if kept and goes_on and self.exchanges:
             self.exchanges[-1] = Exchange(last.after, last.sent, last.octets + kept)
+        elif len(kept) == len(exchange.octets) > 0:
+            self.exchanges.append(exchange)
         elif kept:
             self.exchanges.append(Exchange(exchange.after, exchange.sent, kept))
 

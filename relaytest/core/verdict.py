@@ -92,6 +92,8 @@ class Verdict:
     judge_at: datetime | None = field(default=None, compare=False)
 
 
+_NOT_RELAYED = frozenset({Standing.REFUSED, Standing.REFUSED_SOFTLY, Standing.BOUNCED})
+
 # A further visit may tell more.
 _WORTH_A_VISIT = frozenset(
     {
@@ -152,7 +154,7 @@ def _open(evidence: Evidence, proofs: Sequence[Receipt]) -> Verdict:
     ids = tuple(dict.fromkeys(form.id for form in forms))
     by_target = any(proof.peer == evidence.address for proof in proofs)
     leaving = None if by_target else proofs[0].peer
-    condition = _condition(forms)
+    condition = _condition(evidence, forms)
     sentences = [
         f"The server relays: {len(proofs)} of our messages between strangers came back through "
         f"it, the first at {proofs[0].received_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -171,15 +173,17 @@ def _named(ids: Sequence[str]) -> str:
     return f" as {', '.join(ids[:4])}{f' and {len(ids) - 4} more' if len(ids) > 4 else ''}"
 
 
-def _condition(forms: Sequence[Form]) -> str | None:
-    """Say what it takes, unless the plainest form was relayed."""
-    if not forms or any(form.id == "S-EXT/R-PLAIN" for form in forms):
+def _condition(evidence: Evidence, relayed: Sequence[Form]) -> str | None:
+    """Say what it takes, once it is known that the plainest form is refused."""
+    standings = standings_of(evidence)
+    plainest = next((form for form in evidence.forms if form.id == "S-EXT/R-PLAIN"), None)
+    if plainest is None or standings[plainest.number] not in _NOT_RELAYED:
         return None
-    if all(form.recipient.id == "R-PLAIN" for form in forms):
-        senders = dict.fromkeys(f"MAIL FROM:{form.sender.template}" for form in forms)
+    if all(form.recipient.id == "R-PLAIN" for form in relayed):
+        senders = dict.fromkeys(f"MAIL FROM:{form.sender.template}" for form in relayed)
         return f"only for certain senders ({', '.join(senders)})"
     tricks = dict.fromkeys(
-        f"RCPT TO:{form.recipient.template}" for form in forms if form.recipient.id != "R-PLAIN"
+        f"RCPT TO:{form.recipient.template}" for form in relayed if form.recipient.id != "R-PLAIN"
     )
     return f"only for certain envelopes ({', '.join(tricks)})"
 

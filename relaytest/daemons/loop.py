@@ -70,6 +70,9 @@ async def forever(
                 log.warning("database is away", error=str(error))
             pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, pause * 2))
             longest = timedelta(seconds=pause)
+        except Exception:  # a bug; one of our loops less would be worse than a late one
+            log.exception("failed; it is tried again")
+            longest = timedelta(seconds=_LONGEST_PAUSE)
         else:
             if pause:
                 log.info("database is back")

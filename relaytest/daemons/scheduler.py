@@ -10,7 +10,8 @@ from datetime import timedelta
 import structlog
 
 from relaytest.core.config import Config
-from relaytest.core.listing import Event, State, event_for, step
+from relaytest.core.errors import DatabaseAwayError
+from relaytest.core.listing import Event, State, event_for, step, unlistable
 from relaytest.core.verdict import Patience, Verdict, judge
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
@@ -21,6 +22,8 @@ from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.evidence import Trial
 
 _LONGEST_SLEEP = timedelta(seconds=10)  # between looks for something to judge
+_SHORTEST_SLEEP = timedelta(milliseconds=50)  # trials that another scheduler has locked
+_AFTER_A_FAULT = timedelta(minutes=10)
 _SILENCE = timedelta(seconds=20)  # after which a worker is taken for dead
 
 log = structlog.get_logger("scheduler")
@@ -69,13 +72,30 @@ class Scheduler:
 
     async def settle(self) -> timedelta:
         """Judge all trials that are due; return how long none will be."""
-        while True:
+        while await self._settle_one():
+            pass
+        async with self._database.transaction() as connection:
+            due = await evidence_store.next_settle(connection)
+        return max(_SHORTEST_SLEEP, min(_LONGEST_SLEEP if due is None else due, _LONGEST_SLEEP))
+
+    async def _settle_one(self) -> bool:
+        """Judge one trial that is due; return whether there was one."""
+        trial = None
+        try:
             async with self._database.transaction() as connection:
                 trial = await evidence_store.due_trial(connection)
-                if trial is None:
-                    due = await evidence_store.next_settle(connection)
-                    return max(timedelta(0), min(due or _LONGEST_SLEEP, _LONGEST_SLEEP))
-                await self._judge(connection, trial)
+                if trial is not None:
+                    await self._judge(connection, trial)
+        except DatabaseAwayError:
+            raise
+        except Exception:
+            if trial is None:
+                raise
+            # One trial that cannot be judged must not keep the others waiting.
+            log.exception("trial not judged; put off", trial=trial.id)
+            async with self._database.transaction() as connection:
+                await evidence_store.settled(connection, trial.id, utcnow() + _AFTER_A_FAULT)
+        return trial is not None
 
     async def _judge(self, connection: Connection, trial: Trial) -> None:
         evidence = await evidence_store.evidence_of(
@@ -99,6 +119,9 @@ class Scheduler:
         """Let a verdict change the listing, as core.listing has it."""
         event = event_for(verdict.finding)
         if event is None:
+            return
+        if event is Event.FOUND_OPEN and (why := unlistable(trial.address)):
+            log.warning("open, but not listed", address=str(trial.address), why=why)
             return
         if event is Event.FOUND_OPEN and await evidence_store.is_superseded(connection, trial):
             await self._ask_again(connection, trial)

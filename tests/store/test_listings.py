@@ -122,7 +122,7 @@ async def test_every_change_has_its_audit_row_and_rings(connection, dsn):
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::1", "::ffff:127.0.0.1", "::ffff:1.2.3.4"]
+    "address", ["127.0.0.1", "127.0.0.2", "127.0.0.3", "::ffff:127.0.0.1", "::ffff:1.2.3.4"]
 )
 async def test_test_entries_and_mapped_addresses_can_never_be_listed(connection, address):
     found = await trial(connection, address=ip_address(address))
