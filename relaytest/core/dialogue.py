@@ -6,9 +6,9 @@ result. net.smtp_client drives it over TCP; tests drive it with `dialogue.send(G
 Rule: whatever decides the next command lives in this file, and nothing else does.
 
 Pairing: replies belong to commands by position only (RFC 2920 section 3.1), so one reply too
-many shifts all that follow. A form's answer therefore counts only when the RSET after it was
-answered 2yz, and a connection on which a reply came that nobody had asked for is void as a
-whole (Break.DESYNC): not one of its answers is kept.
+many shifts all that follow. In a pipelined group a form's answer therefore counts only when the
+RSET after it was answered 2yz, and a connection on which a reply came that nobody had asked for
+is void as a whole (Break.DESYNC): not one of its answers is kept.
 """
 
 import enum
@@ -73,7 +73,12 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Farewell:
-    """Move: QUIT, then wait until the server closes, to see that nothing follows its 221."""
+    """Move: lines as in Send, and QUIT behind them; then wait until the server closes.
+
+    So it is seen that nothing follows its 221. It may also close instead of answering QUIT.
+    """
+
+    lines: tuple[bytes, ...] = ()
 
 
 Move = Greeting | Send | Content | Farewell
@@ -168,11 +173,13 @@ class Answers:
         outcomes: One for each offer that was answered, in order.
         broken: The connection broke on the way.
         hung_up: The server said 421 or closed: it has had enough of this session.
+        parted: QUIT was said.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     broken: Broken | None = None
     hung_up: bool = False
+    parted: bool = False
 
 
 def greet(name: bytes) -> Generator[Move, Got, Hello]:
@@ -196,21 +203,35 @@ def greet(name: bytes) -> Generator[Move, Got, Hello]:
     return hello
 
 
-def ask(offers: Sequence[Offer], *, pipelining: bool) -> Generator[Move, Got, Answers]:
+def hold(offers: Sequence[Offer], *, pipelining: bool) -> Generator[Move, Got, Answers]:
+    """Offer each envelope in a transaction of its own, then say QUIT; see `ask` and `part`.
+
+    With pipelining QUIT goes out with the last group, which saves a round trip.
+    """
+    answers = yield from ask(offers, pipelining=pipelining, last=True)
+    return (yield from part(answers))
+
+
+def ask(
+    offers: Sequence[Offer], *, pipelining: bool, last: bool = False
+) -> Generator[Move, Got, Answers]:
     """Offer each envelope in a transaction of its own; go on after refusals.
 
     Args:
         offers: Those with a message are carried through to the final dot.
         pipelining: Send command groups in one write. DATA may only end a group (RFC 2920
             section 3.1), so offers with a message take two writes each.
+        last: Nothing follows: a group at the end may carry QUIT.
     """
     answers = Answers()
     waiting = list(offers)
     while waiting and answers.broken is None and not answers.hung_up:
         if waiting[0].message is None and pipelining:
+            first = len(waiting) == len(offers)
             group = list(itertools.takewhile(lambda offer: offer.message is None, waiting))
-            yield from _ask_group(group, answers, first=len(waiting) == len(offers))
             waiting = waiting[len(group) :]
+            answers.parted = last and not waiting
+            yield from _ask_group(group, answers, first=first)
         else:
             first = len(waiting) == len(offers)
             yield from _ask_one(waiting.pop(0), answers, pipelining=pipelining, first=first)
@@ -219,7 +240,8 @@ def ask(offers: Sequence[Offer], *, pipelining: bool) -> Generator[Move, Got, An
 
 def part(answers: Answers) -> Generator[Move, Got, Answers]:
     """Say QUIT and look that nothing but its reply comes; a surplus reply voids the answers."""
-    if answers.broken is None:
+    if answers.broken is None and not answers.parted:
+        answers.parted = True
         got = yield Farewell()
         answers.broken = got.broken
     if answers.broken is not None and answers.broken.kind in {Break.DESYNC, Break.GARBAGE}:
@@ -230,9 +252,9 @@ def part(answers: Answers) -> Generator[Move, Got, Answers]:
 def _ask_group(
     offers: Sequence[Offer], answers: Answers, *, first: bool
 ) -> Generator[Move, Got, None]:
-    """MAIL, RCPT, RSET for each offer, all in one write."""
-    lines = [line for offer in offers for line in (*_mail_and_rcpt(offer), b"RSET")]
-    got = yield Send(tuple(lines))
+    """MAIL, RCPT, RSET for each offer, all in one write, with QUIT if the answers say so."""
+    lines = tuple(line for offer in offers for line in (*_mail_and_rcpt(offer), b"RSET"))
+    got = yield Farewell(lines) if answers.parted else Send(lines)
     answers.broken = got.broken
     for place, offer in enumerate(offers):
         replies = got.replies[3 * place : 3 * place + 3]
@@ -289,15 +311,15 @@ def _hand_over(
 
 
 def _note(offer: Offer, replies: Sequence[Reply], answers: Answers, *, first: bool) -> None:
-    """Keep the first refusal, or the last word. A 503 is an answer only in a fresh session.
+    """Keep the first refusal, or the last word. A 503 to MAIL counts only in a fresh session.
 
     A server that says 503 to a later MAIL has not understood our RSET: that says nothing about
     the form, which is asked again in a session of its own.
     """
     refusals = (place for place, reply in enumerate(replies) if not reply.positive)
     place = next(refusals, len(replies) - 1)
-    if replies[place].code != 503 or first:
-        step = (Step.MAIL, Step.RCPT, Step.DATA)[place]
+    step = (Step.MAIL, Step.RCPT, Step.DATA)[place]
+    if replies[place].code != 503 or step is not Step.MAIL or first:
         answers.outcomes.append(Outcome(offer.form, step, replies[place]))
 
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from ipaddress import ip_address
 
-from relaytest.core.dialogue import Offer, ask, greet
+from relaytest.core.dialogue import Offer, greet, hold
 from relaytest.core.probe import CONTROL, Envelope
 from relaytest.core.reception import Delivery, Limits, Session
 from relaytest.core.target import Address
@@ -81,7 +81,7 @@ class DemoServer:
             return False
         async with connection:
             await connection.drive(greet(self.name.encode()))
-            answers = await connection.drive(ask(offers, pipelining=False))
+            answers = await connection.drive(hold(offers, pipelining=False))
         return len(answers.outcomes) == len(offers) and all(
             one.message_sent and one.reply is not None and one.reply.positive
             for one in answers.outcomes

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from relaytest.core import plan
 from relaytest.core.config import Config
-from relaytest.core.dialogue import Break, Broken, Hello, Offer, ask, greet, part
+from relaytest.core.dialogue import Break, Broken, Hello, Offer, greet, hold, part
 from relaytest.core.names import Names, names_of
 from relaytest.core.offers import Asker, control, distinct, offer
 from relaytest.core.plan import Purpose, Round, Sizes
@@ -192,7 +191,7 @@ class Prober:
             )
             async with connection:
                 record.transcript = connection.transcript
-                record.source = ip_address(connection.source) if connection.source else None
+                record.source = connection.source
                 await self._converse(connection, record, offers, pipelining=pipelining)
         except ConnectFailedError as error:
             record.broken = error.broken
@@ -210,7 +209,7 @@ class Prober:
             if hello.broken is None:
                 await connection.drive(part(record.answers))
             return
-        dialogue = ask(await offers(hello), pipelining=pipelining and hello.pipelining)
+        dialogue = hold(await offers(hello), pipelining=pipelining and hello.pipelining)
         record.answers = await connection.drive(dialogue)
         record.broken = record.answers.broken
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 import structlog
 
 from relaytest.core.config import Config, split_endpoint
-from relaytest.core.dialogue import Answers, Offer, ask, greet
+from relaytest.core.dialogue import Answers, Offer, greet, hold
 from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.message import compose_check
 from relaytest.core.probe import CONTROL, Envelope
@@ -133,7 +133,7 @@ class Sink:
             return str(error)
         async with connection:
             hello = await connection.drive(greet(name.encode()))
-            answers: Answers = await connection.drive(ask([offer], pipelining=hello.pipelining))
+            answers: Answers = await connection.drive(hold([offer], pipelining=hello.pipelining))
         replies = [str(outcome.reply) for outcome in answers.outcomes]
         taken = any(o.message_sent and o.reply and o.reply.positive for o in answers.outcomes)
         return "" if taken else (replies[-1] if replies else str(answers.broken))

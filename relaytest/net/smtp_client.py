@@ -144,8 +144,8 @@ class Connection:
                 got = await wire.exchange(_joined(lines), len(lines), limits.command)
             case Content(message):
                 got = await wire.exchange(_stuffed(message), 1, limits.end_of_data)
-            case Farewell():
-                got = await wire.farewell(limits.command)
+            case Farewell(lines):
+                got = await wire.farewell(_joined((*lines, b"QUIT")), len(lines), limits.command)
         self._told = got.broken
         return got
 
@@ -294,15 +294,16 @@ class _Wire(SMTPProtocol):
             broken = broken if broken.kind in {Break.DESYNC, Break.GARBAGE} else None
         return Got(tuple(group.replies), broken)
 
-    async def farewell(self, limit: timedelta) -> Got:
-        """Say QUIT and see that nothing follows the reply, not even part of a line.
+    async def farewell(self, octets: bytes, before: int, limit: timedelta) -> Got:
+        """Send `before` commands and QUIT; see that nothing follows, not even part of a line.
 
-        A server may close instead of answering, or leave the closing to us: no break either.
+        A server may close instead of answering QUIT, or leave the closing to us: no break either.
         """
         self._leaving = True
-        got = await self.exchange(b"QUIT\r\n", 1, limit)
+        got = await self.exchange(octets, before + 1, limit)
         if got.broken is not None:
-            return Got((), None) if got.broken.kind is Break.CLOSED else got
+            closed = got.broken.kind is Break.CLOSED and len(got.replies) == before
+            return Got(got.replies, None) if closed else got
         more = await self.exchange(b"", 1, min(limit, PARTING))
         quiet = more.broken is not None and more.broken.kind in {Break.CLOSED, Break.TIMEOUT}
         if quiet and not self._reader.in_mid_reply:

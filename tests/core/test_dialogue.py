@@ -19,6 +19,7 @@ from relaytest.core.dialogue import (
     Step,
     ask,
     greet,
+    hold,
     part,
 )
 from relaytest.core.probe import Envelope
@@ -276,6 +277,13 @@ def test_503_is_no_answer_later_one_at_a_time():
     assert ends(answers) == [(1, Step.RCPT, 550)]
 
 
+def test_503_to_a_recipient_is_an_answer_anywhere():
+    """MAIL was taken, so the session is in order: it is the recipient that is refused."""
+    script = got(OK, NO, OK, OK, BAD_ORDER, OK)
+    _, answers = play(ask([offer(1), offer(2)], pipelining=True), script)
+    assert ends(answers) == [(1, Step.RCPT, 550), (2, Step.RCPT, 503)]
+
+
 def test_503_is_an_answer_to_the_first_of_several_one_at_a_time():
     script = [got(OK), got(BAD_ORDER), got(OK), got(OK), got(NO), got(OK)]
     _, answers = play(ask([offer(1), offer(2)], pipelining=False), *script)
@@ -464,22 +472,22 @@ def kept():
 def test_parting_says_quit_and_keeps_the_answers():
     moves, answers = play(part(kept()), got(Reply(221, ("Bye",))))
     assert moves == [Farewell()]
-    assert answers == kept()
+    assert answers == replace(kept(), parted=True)
 
 
 def test_a_server_that_closes_at_quit_has_done_no_harm():
-    assert play(part(kept()), got())[1] == kept()
+    assert play(part(kept()), got())[1] == replace(kept(), parted=True)
 
 
 @pytest.mark.parametrize("broken", [DESYNC, GARBAGE], ids=lambda one: one.kind.value)
 def test_a_surplus_reply_at_the_end_voids_all_answers(broken):
     _, answers = play(part(kept()), got(Reply(221, ("Bye",)), broken=broken))
-    assert answers == Answers([], broken)
+    assert answers == Answers([], broken, parted=True)
 
 
 def test_a_server_mute_at_quit_leaves_the_answers():
     _, answers = play(part(kept()), got(broken=TIMEOUT))
-    assert answers == replace(kept(), broken=TIMEOUT)
+    assert answers == replace(kept(), broken=TIMEOUT, parted=True)
 
 
 @pytest.mark.parametrize("broken", [DESYNC, GARBAGE], ids=lambda one: one.kind.value)
@@ -514,3 +522,50 @@ def test_quit_is_said_after_a_421_too():
 )
 def test_willing_and_sent(outcome, willing, sent):
     assert (outcome.willing, outcome.message_sent) == (willing, sent)
+
+
+# ---- hold
+
+
+def test_quit_goes_out_with_the_last_group():
+    moves, answers = play(
+        hold([offer(1), offer(2)], pipelining=True),
+        got(OK, NO, OK, OK, OK, OK, Reply(221, ("Bye",))),
+    )
+    assert moves == [Farewell(group(1, 2).lines)]
+    assert ends(answers) == [(1, Step.RCPT, 550), (2, Step.RCPT, 250)]
+    assert answers.parted
+
+
+def test_quit_waits_for_its_own_turn_where_a_message_comes_last():
+    moves, answers = play(
+        hold([offer(1), offer(2, b"x")], pipelining=True),
+        got(OK, NO, OK),
+        got(OK, OK, AHEAD),
+        got(OK),
+        got(Reply(221, ("Bye",))),
+    )
+    assert moves[0] == group(1)
+    assert moves[-1] == Farewell()
+    assert ends(answers) == [(1, Step.RCPT, 550), (2, Step.END_OF_DATA, 250)]
+
+
+def test_quit_waits_for_its_own_turn_without_pipelining():
+    moves, _ = play(
+        hold([offer(1)], pipelining=False), got(OK), got(NO), got(OK), got(Reply(221, ("Bye",)))
+    )
+    assert moves[-1] == Farewell()
+
+
+@pytest.mark.parametrize("broken", [DESYNC, GARBAGE], ids=lambda one: one.kind.value)
+def test_a_surplus_reply_after_a_group_with_quit_voids_all_answers(broken):
+    script = got(OK, NO, OK, Reply(221, ("Bye",)), broken=broken)
+    _, answers = play(hold([offer(1)], pipelining=True), script)
+    assert answers.outcomes == []
+
+
+def test_a_hang_up_in_a_group_with_quit_keeps_the_answers_before_it():
+    script = got(OK, NO, OK, HANG_UP, broken=CLOSED)
+    _, answers = play(hold([offer(1), offer(2)], pipelining=True), script)
+    assert ends(answers) == [(1, Step.RCPT, 550)]
+    assert answers.hung_up

@@ -30,8 +30,8 @@ from relaytest.core.dialogue import (
     Outcome,
     Send,
     Step,
-    ask,
     greet,
+    hold,
     part,
 )
 from relaytest.core.probe import Envelope, parse_battery
@@ -73,11 +73,10 @@ async def dial(port, timeouts=QUICK, **options):
 async def meet(connection, offers, *, pipelining=True):
     """Hold a whole session, as a prober does."""
     hello = await connection.drive(greet(b"probe.example"))
-    answers = Answers(broken=hello.broken)
-    if hello.welcome:
-        pipelining = pipelining and hello.pipelining
-        answers = await connection.drive(ask(offers, pipelining=pipelining))
-    return hello, await connection.drive(part(answers))
+    if not hello.welcome:
+        return hello, await connection.drive(part(Answers(broken=hello.broken)))
+    pipelining = pipelining and hello.pipelining
+    return hello, await connection.drive(hold(offers, pipelining=pipelining))
 
 
 def moves(*script):
@@ -216,11 +215,11 @@ async def test_a_greeting_that_came_before_it_was_asked_for_counts():
     assert hello.welcome
 
 
-async def test_a_whole_group_goes_out_in_one_write():
+async def test_a_whole_group_goes_out_in_one_write_with_quit():
     async with serving(Peer.converse) as port, await dial(port) as connection:
         await meet(connection, FORMS)
     sent = [one.octets for one in connection.transcript.exchanges if one.sent]
-    assert [len(octets.splitlines()) for octets in sent] == [1, 3 * len(FORMS), 1]
+    assert [len(octets.splitlines()) for octets in sent] == [1, 3 * len(FORMS) + 1]
 
 
 async def test_the_transcript_has_both_directions_octet_by_octet_with_times():
