@@ -198,15 +198,9 @@ def test_only_one_form_sends_to_itself():
     assert [form.id for form in BATTERY.forms if form.bounces_to_itself] == ["S-SELF/R-PLAIN"]
 
 
-def test_no_form_uses_the_loopback_literal_that_makes_domino_loop():
-    values = {key: value for key, value in VALUES.items() if key != "literal"}
-    paths = [
-        path
-        for form in BATTERY.forms
-        if "${literal}" not in form.sender.template + form.recipient.template
-        for path in (form.envelope(values).reverse_path, form.envelope(values).forward_path)
-    ]
-    assert not [path for path in paths if b"127.0.0.1" in path]
+def test_no_form_names_the_loopback_address_that_makes_domino_loop():
+    templates = {path.template for form in BATTERY.forms for path in (form.sender, form.recipient)}
+    assert not [template for template in templates if "127.0.0.1" in template]
 
 
 @pytest.mark.parametrize("form", BATTERY.forms, ids=lambda form: form.id)
