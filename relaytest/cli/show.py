@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from relaytest.core.config import Config
+from relaytest.core.config import Config, format_value
 from relaytest.core.config import options as all_options
 from relaytest.core.probe import Form
 from relaytest.core.target import Address
@@ -128,7 +128,7 @@ def options(config: Config) -> Table:
     for key, field in all_options():
         section, _, name = key.partition(".")
         value = getattr(getattr(config, section), name)
-        table.add_row(key, str(value), field.description or "")
+        table.add_row(key, format_value(value), field.description or "")
     return table
 
 

@@ -54,6 +54,23 @@ def parse_duration(value: object) -> timedelta:
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
+def format_value(value: object) -> str:
+    """Return a value as it is written in the configuration file.
+
+    >>> format_value(timedelta(hours=36)), format_value([]), format_value(True)
+    ('36h', '[]', 'true')
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+        for unit in ("d", "h", "min", "s"):
+            if seconds and seconds % _UNITS[unit] == 0:
+                return f"{seconds / _UNITS[unit]:.0f}{unit}"
+        return f"{seconds * 1000:.0f}ms"
+    if isinstance(value, list):
+        return f"[{', '.join(format_value(one) for one in value)}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def parse_host_name(value: object) -> str:
     """Read a host or domain name; letter case and a final dot do not matter."""
     name = value.rstrip(".").lower() if isinstance(value, str) else ""
@@ -122,8 +139,8 @@ class Database(Section):
 class Identity(Section):
     """Who we are to the servers that we test."""
 
-    ehlo_name: HostName = Field(
-        "relay-probe.invalid", description="name in EHLO; must resolve both ways"
+    ehlo_name: str = Field(
+        "", description="name in EHLO, must resolve both ways; empty: the first sink domain"
     )
     sources: list[IPvAnyAddress] = Field(
         [], max_length=16, description="our addresses to probe from; empty: the system's choice"
@@ -132,6 +149,11 @@ class Identity(Section):
         "", max_length=200, description="mailbox or URL for objections, in every message"
     )
     vantage: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="name of this place")
+
+    @field_validator("ehlo_name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return parse_host_name(value) if value else ""
 
 
 class ScopeSection(Section):
@@ -316,6 +338,11 @@ class Config(Section):
     answer: Answer = Answer()
     web: Web = Web()
     log: Log = Log()
+
+    @property
+    def ehlo_name(self) -> str:
+        """Our name in EHLO, HELO and Message-ID."""
+        return self.identity.ehlo_name or next(iter(self.sink.domains), "relay-probe.invalid")
 
     @property
     def tier(self) -> int:

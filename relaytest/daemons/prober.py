@@ -90,7 +90,7 @@ class Prober:
         self._resolver = resolver
         self._longest = timing.visit.total_seconds()
         self._sources = identity.sources
-        self._asker = Asker(key, config.sink.domains[0], identity.ehlo_name, identity.contact)
+        self._asker = Asker(key, config.sink.domains[0], config.ehlo_name, identity.contact)
         self._timeouts = Timeouts(
             timing.connect, timing.greeting, timing.command, timing.end_of_data, timing.session
         )

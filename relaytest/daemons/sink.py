@@ -71,7 +71,7 @@ class Sink:
 
     def session(self, _peer: Address) -> Session[Token]:
         """Begin a session with a client."""
-        return Session(self._config.identity.ehlo_name.encode(), self._limits, self.accept)
+        return Session(self._config.ehlo_name.encode(), self._limits, self.accept)
 
     def accept(self, local_part: bytes, domain: bytes) -> Token | None:
         """Take mail for a token of ours at a domain of ours, in any letter case."""
@@ -123,7 +123,7 @@ class Sink:
         host, port = split_endpoint(self._config.sink.check_peer or self._config.sink.listen[0])
         address = parse_address(_reachable(host))
         token = issue(self._keys[0], Token(Mailbox.SELF, CONTROL, check))
-        name, domain = self._config.identity.ehlo_name, self._config.sink.domains[0]
+        name, domain = self._config.ehlo_name, self._config.sink.domains[0]
         envelope = Envelope(b"<>", f"<{token}@{domain}>".encode())
         offer = Offer(CONTROL, envelope, compose_check(check, ehlo_name=name, now=utcnow()))
         timeouts = Timeouts(*[_PATIENCE] * 5)

@@ -60,7 +60,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     if not config.sink.domains:
         log.warning(
             "idle: no message could come back, for sink.domains is not set",
-            advice="set sink.domains and identity.ehlo_name in the configuration",
+            advice="set sink.domains to a domain whose mail comes here",
         )
         await stop.wait()
         return

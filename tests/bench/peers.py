@@ -1,0 +1,218 @@
+"""The far ends of the benchmarks, each a process of its own: `python -m tests.bench.peers KIND`.
+
+A peer says "ready" on standard output once it listens, and ends when its standard input closes.
+"""
+
+import asyncio
+import contextlib
+import resource
+import selectors
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import asyncpg
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+# --- a fast mail server that refuses every recipient -------------------------------------------
+
+_EHLO = b"250-mx.refuser.example\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250 8BITMIME\r\n"
+_REPLIES = {
+    b"EHLO": _EHLO,
+    b"HELO": b"250 mx.refuser.example\r\n",
+    b"MAIL": b"250 2.1.0 Ok\r\n",
+    b"RCPT": b"550 5.7.1 Relaying denied\r\n",
+    b"RSET": b"250 2.0.0 Ok\r\n",
+    b"QUIT": b"221 2.0.0 Bye\r\n",
+}
+_UNKNOWN = b"500 5.5.2 Unknown command\r\n"
+
+
+class Refuser(asyncio.Protocol):
+    """One session: every line is answered, all lines of one read in one write."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(b"220 mx.refuser.example ESMTP\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        verbs = [line[:4].upper() for line in lines]
+        self._transport.write(b"".join([_REPLIES.get(verb, _UNKNOWN) for verb in verbs]))
+        if b"QUIT" in verbs:
+            self._transport.close()
+
+
+async def refuse(host: str, port: str) -> None:
+    """Serve Refuser."""
+    server = await asyncio.get_running_loop().create_server(Refuser, host, int(port), backlog=512)
+    async with server:
+        await _until_told()
+
+
+# --- a line with a long delay ------------------------------------------------------------------
+
+
+async def delay(host: str, port: str, to_host: str, to_port: str, milliseconds: str) -> None:
+    """Pass TCP on as if the round trip took so long.
+
+    The system's handshake with us takes no time. So the far end is met only when a client's
+    third packet would have reached it, 1.5 round trips later: from then on each direction takes
+    half a round trip, and a greeting arrives after two, as it does on a real line.
+    """
+    trip = float(milliseconds) / 1000
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(1.5 * trip)
+        far_reader, far_writer = await asyncio.open_connection(to_host, int(to_port))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_pass_on(reader, far_writer, trip / 2))
+            group.create_task(_pass_on(far_reader, writer, trip / 2))
+        writer.close()
+        far_writer.close()
+
+    async with await asyncio.start_server(serve, host, int(port)):
+        await _until_told()
+
+
+async def _pass_on(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
+) -> None:
+    """Pass on what is read, its end included, each piece so much later."""
+    now = asyncio.get_running_loop().time
+    late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+    async def write() -> None:
+        octets = b"first"
+        while octets:
+            due, octets = await late.get()
+            await asyncio.sleep(due - now())
+            writer.write(octets) if octets else writer.close()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        octets = b"first"
+        while octets:
+            octets = b""  # a reset is an end
+            with contextlib.suppress(ConnectionError):
+                octets = await reader.read(1 << 16)
+            late.put_nowait((now() + seconds, octets))
+
+
+# --- who connects when -------------------------------------------------------------------------
+
+
+def note_accepts(port: str, *hosts: str) -> None:
+    """Listen on many addresses; in the end write `host monotonic-seconds` for each first accept.
+
+    CLOCK_MONOTONIC is one clock for all processes of a machine.
+    """
+    first: dict[str, float] = {}
+    with selectors.DefaultSelector() as selector, contextlib.ExitStack() as open_sockets:
+        for host in hosts:
+            listener = open_sockets.enter_context(socket.create_server((host, int(port))))
+            selector.register(listener, selectors.EVENT_READ, host)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        _ready()
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is sys.stdin:
+                    print(*(f"{host} {at}" for host, at in first.items()), sep="\n")
+                    return
+                peer, _ = cast("socket.socket", key.fileobj).accept()
+                first.setdefault(key.data, time.monotonic())
+                peer.close()
+
+
+# --- aiosmtpd in place of our sink -------------------------------------------------------------
+
+
+class Keeper:
+    """Stores a message as simply as can be: one INSERT."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def handle_DATA(  # noqa: N802 - aiosmtpd looks for this name
+        self, _server: SMTP, session: Session, envelope: Envelope
+    ) -> str:
+        await self._pool.execute(
+            "INSERT INTO bench_kept (peer, recipients, content) VALUES ($1, $2, $3)",
+            str(session.peer),
+            envelope.rcpt_tos,
+            envelope.content,
+        )
+        return "250 kept"
+
+
+@contextlib.asynccontextmanager
+async def _pool(dsn: str) -> AsyncIterator[asyncpg.Pool]:
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=8) as pool:
+        await pool.execute(
+            "CREATE TABLE IF NOT EXISTS bench_kept"
+            " (id bigserial PRIMARY KEY, peer text, recipients text[], content bytea)"
+        )
+        yield pool
+
+
+async def keep(host: str, port: str, dsn: str) -> None:
+    """Serve aiosmtpd with a Keeper."""
+    async with _pool(dsn) as pool:
+        keeper = Keeper(pool)
+        server = await asyncio.get_running_loop().create_server(
+            lambda: SMTP(keeper, hostname="mx.keeper.example"), host, int(port)
+        )
+        async with server:
+            await _until_told()
+
+
+# --- running them ------------------------------------------------------------------------------
+
+
+def _ready() -> None:
+    print("ready", flush=True)
+
+
+async def _until_told() -> None:
+    """Say that we listen, then wait for the end of standard input."""
+    _ready()
+    await asyncio.to_thread(sys.stdin.read)
+
+
+def fast_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's loop, or asyncio's where there is no uvloop."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def exact_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop whose timers keep microseconds; epoll and uvloop count in milliseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
+PEERS = {"refuse": refuse, "delay": delay, "keep": keep}
+
+
+def main(kind: str, *arguments: str) -> None:
+    """Run one peer to its end."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if kind == "note-accepts":
+        note_accepts(*arguments)
+        return
+    factory: Callable[[], asyncio.AbstractEventLoop]
+    factory = exact_loop if kind == "delay" else fast_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(PEERS[kind](*arguments))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,116 @@
+"""Processes beside the one that measures, and which core each of them has."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+_PATIENCE = 15.0  # seconds for a process to end by itself
+
+
+class Peer:
+    """A process of tests.bench.peers that is ready. Used by beside()."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def end(self) -> str:
+        """End it and return what it had to say."""
+        try:
+            said, _ = self.process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        return said
+
+
+def cores() -> tuple[int | None, int | None]:
+    """Return a core for the measured process and one for its peer; None: there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return (allowed[0], allowed[1]) if len(allowed) > 1 else (None, None)
+
+
+@contextlib.contextmanager
+def pinned(core: int | None) -> Iterator[None]:
+    """Stay on one core while the block runs; threads begun meanwhile stay there, too."""
+    before = os.sched_getaffinity(0)
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def beside(kind: str, *arguments: object, core: int | None = None) -> Iterator[Peer]:
+    """Run a peer while the block runs; it ends when its standard input closes, so also with us.
+
+    Args:
+        kind: A key of peers.PEERS.
+        arguments: For the peer.
+        core: Where it is to stay; None: anywhere.
+    """
+    command = [sys.executable, "-m", "tests.bench.peers", kind, *map(str, arguments)]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        if core is not None:
+            os.sched_setaffinity(process.pid, {core})
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"the peer {kind} did not start")
+        peer = Peer(process)
+        try:
+            yield peer
+        finally:
+            if process.returncode is None:
+                peer.end()
+
+
+@contextlib.contextmanager
+def program(command: str, settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `relaytest COMMAND` as an operator does, while the block runs.
+
+    Args:
+        command: For instance "worker".
+        settings: RELAYTEST_... in its environment; no configuration file is read.
+
+    Raises:
+        RuntimeError: It ended by itself; with what it wrote.
+    """
+    environment = os.environ | {"RELAYTEST_CONFIG": os.devnull} | settings
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "relaytest", *command.split()],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            ended = process.poll()
+            process.terminate()
+            try:
+                process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        if ended is not None:
+            log.seek(0)
+            said = log.read().decode(errors="replace")
+            raise RuntimeError(f"relaytest {command} ended with status {ended}: {said[-2000:]}")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time that a running process has used, user and system (proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,53 @@
+"""The README says what the program does: its tables against the code."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from relaytest.core.config import format_value, options, parse_config
+from relaytest.core.verdict import Reason
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_option_stands_in_the_table_with_its_default_and_meaning():
+    for key, field in options():
+        default = format_value(field.default)
+        shown = f"`{default}`" if default else ""
+        assert f"| `{key}` | {shown} | {field.description} |" in README
+
+
+def test_the_table_has_no_option_that_does_not_exist():
+    known = {key for key, _ in options()}
+    assert set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", README, re.MULTILINE)) == known
+
+
+def test_every_reason_of_a_verdict_is_explained():
+    assert [one.value for one in Reason if f"`{one.value}`" not in README] == []
+
+
+def test_the_example_configuration_is_right():
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert parse_config(tomllib.loads(example)).sink.domains
+
+
+@pytest.mark.parametrize(
+    "view", ["verdict_latest", "listing_current", "listing_history", "queue_status"]
+)
+async def test_the_columns_of_the_views_are_the_contract(connection: asyncpg.Connection, view):
+    (columns,) = re.findall(rf"^\| `{view}` \| `([a-z_, ]+)` \|", README, re.MULTILINE)
+    await connection.execute(f"SELECT {columns} FROM relaytest.{view}")
+
+
+async def test_the_reasons_of_a_request_are_the_contract(connection: asyncpg.Connection):
+    rows = await connection.fetch("SELECT unnest(enum_range(NULL::relaytest.reason))::text")
+    assert [row[0] for row in rows if f"`{row[0]}`" not in README] == []
+
+
+async def test_the_examples_of_asking_run(connection: asyncpg.Connection):
+    (statement,) = re.findall(r'psql "\$DSN" -c "(INSERT .*?)"$', README, re.MULTILINE)
+    await connection.execute(statement)
+    assert await connection.fetchval("SELECT target FROM relaytest.retest") == "192.0.2.7"
