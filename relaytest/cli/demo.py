@@ -26,6 +26,7 @@ OPEN, CLOSED = IPv4Address("127.0.66.1"), IPv4Address("127.0.66.2")
 PORT = 2525
 _PATIENCE = 60.0  # seconds for one step
 _LOOK = 0.2
+_READING = 0.8  # seconds that a step stays on a terminal at least
 
 _SETTINGS = {
     "identity": {"ehlo_name": "probe.relaytest.example", "contact": "the demo's own user"},
@@ -110,9 +111,12 @@ class Demo:
     async def _watch(self, step: _Step) -> str | None:
         if step.act is not None:
             await step.act()
-        deadline = asyncio.get_running_loop().time() + _PATIENCE
-        while asyncio.get_running_loop().time() < deadline:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        while loop.time() < begun + _PATIENCE:
             if seen := await step.seen():
+                if self._console.is_terminal:  # else it is over before one can read it
+                    await asyncio.sleep(begun + _READING - loop.time())
                 return seen
             await asyncio.sleep(_LOOK)
         return None
@@ -169,7 +173,7 @@ class _Plot:
                 standing = await pages.standing_of(connection, address)
             for row in standing.verdicts:
                 if row["verdict"] == expected and row["trial"] > self._before[address]:
-                    return f"{row['verdict']}: {row['explanation']}"
+                    return f"{row['verdict']}: {row['explanation'].partition('. ')[0]}"
             return None
 
         return seen

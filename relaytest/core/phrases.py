@@ -24,7 +24,7 @@ ABOUT_RELAY = _any(
 ABOUT_THE_CLIENT = _any(
     r"\b(black|block|deny|ban)[ -]?list|\b(blocked|banned|blacklisted)\b",
     r"dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|reputation",
-    r"your (ip|host|address)|client host|access denied|no access|go away",
+    r"your (ip|host|address)|client host|go away",
     r"helo (command )?rejected|invalid helo",
     r"dynamic ip|\bptr\b|reverse dns",
 )

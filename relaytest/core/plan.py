@@ -81,12 +81,23 @@ def following(
     return Round(Purpose.ALONE, tuple((form,) for form in unanswered), 1, pipelining=False)
 
 
-def confirming(willing: Sequence[Form], sizes: Sizes, *, strained: bool) -> Round | None:
-    """Return the round that sends a message to each recipient that was accepted."""
-    if not willing:
+def confirming(
+    number: int, willing: Sequence[Form], sizes: Sizes, *, strained: bool
+) -> Round | None:
+    """Return round `number` of sending a message to each recipient that was accepted, or None.
+
+    Args:
+        number: From 1. What the first round did not get rid of goes in sessions of its own.
+        willing: Forms whose recipient was accepted and whose message was not handed over.
+        sizes: From the configuration.
+        strained: As for `following`.
+    """
+    if not willing or number > 2:
         return None
-    at_once = 1 if strained else sizes.sessions
-    return Round(Purpose.CONFIRM, split(willing, sizes), at_once, pipelining=True)
+    if number == 1:
+        at_once = 1 if strained else sizes.sessions
+        return Round(Purpose.CONFIRM, split(willing, sizes), at_once, pipelining=True)
+    return Round(Purpose.CONFIRM, tuple((form,) for form in willing), 1, pipelining=False)
 
 
 def split(forms: Sequence[Form], sizes: Sizes) -> tuple[tuple[Form, ...], ...]:

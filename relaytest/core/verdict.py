@@ -92,6 +92,7 @@ class Verdict:
     judge_at: datetime | None = field(default=None, compare=False)
 
 
+_SINK_RECOVERS = timedelta(seconds=5)  # until a check that was asked for should have come
 _NOT_RELAYED = frozenset({Standing.REFUSED, Standing.REFUSED_SOFTLY, Standing.BOUNCED})
 
 # A further visit may tell more.
@@ -322,6 +323,7 @@ def _waiting(
             f"{len(waiting)} messages were accepted and did not come back, but our own sink "
             "was not proven to work all that time, so nothing follows. A new test would tell.",
             waiting,
+            judge_at=now + max(_SINK_RECOVERS, now - until),  # more and more rarely
         )
     return None
 

@@ -24,6 +24,9 @@ from relaytest.net.smtp_client import (
     connect,
 )
 
+_STRIKES = 2
+_TURNED_AWAY = {"rejected", Break.REFUSED.value, Break.UNREACHABLE.value}
+
 Offers = Callable[[Hello], Awaitable[Sequence[Offer]]]
 
 
@@ -45,6 +48,7 @@ class Visit:
         records: A record for each session, in order of their beginning.
         names: What the target calls itself; None until it has greeted us.
         fault: A session could not even be tried, through our own fault.
+        one_by_one: Sessions now follow each other.
     """
 
     target: Target
@@ -52,11 +56,21 @@ class Visit:
     records: list[SessionRecord] = field(default_factory=list)
     names: Names | None = None
     fault: NoSocketError | None = None
+    one_by_one: bool = False
 
     @property
     def strained(self) -> bool:
         """The target turned a session away or cut it short."""
         return any(record.strained for record in self.records)
+
+    @property
+    def shut_out(self) -> bool:
+        """Two sessions in a row were turned away: more would only be held against us.
+
+        Among parallel sessions that means no more than a limit on connections at once.
+        """
+        last = [record.ended for record in self.records[-_STRIKES:]]
+        return self.one_by_one and len(last) == _STRIKES and set(last) <= _TURNED_AWAY
 
     def answered(self) -> set[int]:
         """Return the numbers of the forms that have an answer."""
@@ -118,15 +132,16 @@ class Prober:
         await self._scout(visit)
         if visit.names is None:
             return
-        number = 1
-        while following := plan.following(
-            number, visit.unanswered(), self._sizes, strained=visit.strained
+        for following, left, message in (
+            (plan.following, visit.unanswered, False),
+            (plan.confirming, visit.willing, True),
         ):
-            await self._hold(visit, following, message=False)
-            number += 1
-        confirming = plan.confirming(visit.willing(), self._sizes, strained=visit.strained)
-        if confirming is not None:
-            await self._hold(visit, confirming, message=True)
+            number = 1
+            while not visit.shut_out and (
+                sessions := following(number, left(), self._sizes, strained=visit.strained)
+            ):
+                await self._hold(visit, sessions, message=message)
+                number += 1
 
     async def _scout(self, visit: Visit) -> None:
         """The first session; it also learns the target's names, which the forms need."""
@@ -157,8 +172,12 @@ class Prober:
                 return self._offers(visit, forms, message=message)
 
             async with gate:
-                await self._talk(visit, sessions.purpose, offers, pipelining=sessions.pipelining)
+                if not visit.shut_out:
+                    await self._talk(
+                        visit, sessions.purpose, offers, pipelining=sessions.pipelining
+                    )
 
+        visit.one_by_one = sessions.at_once == 1
         async with asyncio.TaskGroup() as group:
             for forms in sessions.groups:
                 group.create_task(hold(forms))

@@ -101,8 +101,11 @@ class Scheduler:
         evidence = await evidence_store.evidence_of(
             connection, trial, self._battery, self._config.sink.check_every
         )
-        verdict = judge(evidence, self._patience, utcnow())
+        now = utcnow()
+        verdict = judge(evidence, self._patience, now)
         await evidence_store.settled(connection, trial.id, verdict.judge_at if verdict else None)
+        if verdict is not None and verdict.judge_at is not None:
+            await evidence_store.want_sink_check(connection)
         if verdict is None or not await evidence_store.save_verdict(connection, trial, verdict):
             return
         log.info(

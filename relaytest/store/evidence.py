@@ -88,6 +88,7 @@ BEGIN_CHECK = "INSERT INTO relaytest.sink_check DEFAULT VALUES RETURNING id"
 END_CHECK = """
     UPDATE relaytest.sink_check SET received_at = now() WHERE id = $1 AND received_at IS NULL
 """
+WANT_CHECK = "SELECT pg_notify('relaytest_check', '')"
 FORGET_CHECKS = "DELETE FROM relaytest.sink_check WHERE sent_at < now() - interval '60 days'"
 
 
@@ -320,6 +321,11 @@ async def is_superseded(connection: Connection, trial: Trial) -> bool:
 async def settled(connection: Connection, trial: int, judge_at: datetime | None) -> None:
     """Leave the trial alone until something new comes, or until `judge_at`."""
     await connection.execute(SETTLED, trial, judge_at)
+
+
+async def want_sink_check(connection: Connection) -> None:
+    """Ask the sink to prove soon that it works; trials wait for mail to come back to it."""
+    await connection.execute(WANT_CHECK)
 
 
 async def begin_sink_check(connection: Connection) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from relaytest.core.probe import Form
 from tests.bench.clients import (
-    at_most,
     Place,
+    at_most,
     forms,
     plain_session,
     plain_sessions,
@@ -55,7 +55,7 @@ def run() -> Report:
         turns = _take_turns(visitors)
     rows: list[Row] = []
     for loop in LOOPS:
-        if (loop_factory(loop)) is None:
+        if loop_factory(loop) is None:
             rows.append(missing(loop, "it is not installed"))
             continue
         for at_once in AT_ONCE:
@@ -92,7 +92,7 @@ def _contestants(place: Place) -> tuple[dict[str, Visitor], int]:
             return said(await prepared.visit(target(place), asked))
 
     sessions = asyncio.run(look())
-    visitors = {
+    visitors: dict[str, Visitor] = {
         "aiosmtplib": lambda: _plain(place, sessions),
         "relaytest": lambda: _ours(place, asked),
     }
@@ -100,7 +100,9 @@ def _contestants(place: Place) -> tuple[dict[str, Visitor], int]:
 
 
 @contextlib.asynccontextmanager
-async def _ours(place: Place, asked: Sequence[Form]) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+async def _ours(
+    place: Place, asked: Sequence[Form]
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     async with prober() as prepared:
 
         async def visit() -> None:

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
 
 from aiosmtplib import SMTP
@@ -85,7 +86,7 @@ async def plain_sessions(place: Place, sessions: Sequence[Sequence[bytes]]) -> i
     async def hold(lines: Sequence[bytes]) -> None:
         trips.append(await plain_session(place, lines))
 
-    await at_most(SESSIONS_AT_ONCE, [lambda one=one: hold(one) for one in sessions])
+    await at_most(SESSIONS_AT_ONCE, [partial(hold, one) for one in sessions])
     return max(trips)
 
 

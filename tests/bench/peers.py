@@ -10,8 +10,8 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import cast
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, cast
 
 import asyncpg
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -198,7 +198,11 @@ def exact_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
-PEERS = {"refuse": refuse, "delay": delay, "keep": keep}
+PEERS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
+    "refuse": refuse,
+    "delay": delay,
+    "keep": keep,
+}
 
 
 def main(kind: str, *arguments: str) -> None:

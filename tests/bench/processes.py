@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -73,23 +73,22 @@ def beside(kind: str, *arguments: object, core: int | None = None) -> Iterator[P
 
 
 @contextlib.contextmanager
-def program(command: str, settings: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def program(command: str, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run `relaytest COMMAND` as an operator does, while the block runs.
 
     Args:
         command: For instance "worker".
-        settings: RELAYTEST_... in its environment; no configuration file is read.
+        settings: RELAYTEST_... in its environment.
 
     Raises:
         RuntimeError: It ended by itself; with what it wrote.
     """
-    environment = os.environ | {"RELAYTEST_CONFIG": os.devnull} | settings
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
             [sys.executable, "-m", "relaytest", *command.split()],
             cwd=ROOT,
-            env=environment,
+            env=os.environ | settings,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
