@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from relaytest.core.config import (
     LONGEST_SINK_DOMAIN,
     Config,
+    format_value,
     options,
     parse_config,
     parse_duration,
@@ -110,6 +111,23 @@ def test_these_defaults_are_promises(key, value):
     assert getattr(getattr(Config(), section), option) == value
 
 
+@pytest.mark.parametrize(
+    ("identity", "sink", "name"),
+    [
+        (
+            {"ehlo_name": "probe.checker.example"},
+            {"domains": ["sink.example"]},
+            "probe.checker.example",
+        ),
+        ({}, {"domains": ["sink.example", "sink2.example"]}, "sink.example"),
+        ({}, {}, "relay-probe.invalid"),
+    ],
+    ids=["configured", "first-sink-domain", "neither"],
+)
+def test_our_name_is_as_configured_or_else_the_first_sink_domain(identity, sink, name):
+    assert parse_config({"identity": identity, "sink": sink}).ehlo_name == name
+
+
 # ---- durations
 
 DURATIONS = {
@@ -166,6 +184,34 @@ def test_what_is_no_duration_is_refused(value):
 def test_a_duration_longer_than_can_be_counted_is_refused(value):
     with pytest.raises(ValueError, match="must be"):
         parse_duration(value)
+
+
+WRITTEN = {
+    "2d": timedelta(days=2),
+    "36h": timedelta(hours=36),
+    "90min": timedelta(minutes=90),
+    "90s": timedelta(seconds=90),
+    "1500ms": timedelta(milliseconds=1500),
+    "0ms": timedelta(0),
+    "true": True,
+    "false": False,
+    "8": 8,
+    "quick": "quick",
+    "[]": [],
+    "[5min, 30min]": [timedelta(minutes=5), timedelta(minutes=30)],
+    "[127.0.0.0/8]": [ip_network("127.0.0.0/8")],
+}
+
+
+@pytest.mark.parametrize(("text", "value"), WRITTEN.items(), ids=WRITTEN)
+def test_a_value_is_written_as_in_the_configuration_file(text, value):
+    assert format_value(value) == text
+
+
+@given(st.integers(0, 10**12).map(lambda number: timedelta(milliseconds=number)))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_a_duration_that_was_written_is_read_as_the_same(duration):
+    assert parse_duration(format_value(duration)) == duration
 
 
 # ---- names
@@ -254,6 +300,7 @@ def test_a_port_that_is_no_port_is_refused_by_its_name(port):
         ("identity.sources", ["192.0.2.9"], [IPv4Address("192.0.2.9")]),
         ("identity.sources", ["2001:db8::9"], [IPv6Address("2001:db8::9")]),
         ("identity.ehlo_name", "Probe.Checker.Example.", "probe.checker.example"),
+        ("identity.ehlo_name", "", ""),
         ("identity.vantage", "ams-1", "ams-1"),
         ("scope.allow", ["127.0.0.0/8"], [ip_network("127.0.0.0/8")]),
         ("scope.allow", ["192.0.2.1"], [ip_network("192.0.2.1/32")]),

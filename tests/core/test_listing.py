@@ -1,10 +1,11 @@
 """The listing state machine: every pair, and no way on or off the list but the allowed ones."""
 
+from ipaddress import ip_address
 from itertools import product
 
 import pytest
 
-from relaytest.core.listing import TRANSITIONS, Event, State, event_for, step
+from relaytest.core.listing import TRANSITIONS, Event, State, event_for, step, unlistable
 from relaytest.core.verdict import Finding
 
 TABLE = {
@@ -78,3 +79,15 @@ def test_each_finding_is_its_event(finding):
 def test_an_unknown_changes_no_state(state):
     event = event_for(Finding.UNKNOWN)
     assert event is None or step(state, event) is None
+
+
+@pytest.mark.parametrize("text", ["127.0.0.0", "127.0.0.1", "127.0.0.2", "127.0.0.3"])
+def test_a_test_entry_of_the_zone_can_never_be_listed(text):
+    assert unlistable(ip_address(text)) == "it is a test entry of every DNS list"
+
+
+@pytest.mark.parametrize(
+    "text", ["126.255.255.255", "127.0.0.8", "127.0.66.1", "192.0.2.1", "2001:db8::1"]
+)
+def test_any_other_address_may_be_listed(text):
+    assert unlistable(ip_address(text)) is None

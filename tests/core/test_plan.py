@@ -170,11 +170,23 @@ def test_the_rounds_end_though_nothing_is_ever_answered(forms, sizes, strained):
     assert number == (4 if forms else 1)
 
 
-def test_nothing_is_confirmed_where_nothing_was_accepted():
-    assert confirming((), SIZES, strained=False) is None
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_nothing_is_confirmed_where_nothing_was_accepted(number):
+    assert confirming(number, (), SIZES, strained=False) is None
 
 
 @pytest.mark.parametrize(("strained", "at_once"), [(False, 4), (True, 1)])
 def test_messages_go_out_in_sessions_of_the_same_sizes(strained, at_once):
-    plan = confirming(QUICK, SIZES, strained=strained)
+    plan = confirming(1, QUICK, SIZES, strained=strained)
     assert plan == Round(Purpose.CONFIRM, split(QUICK, SIZES), at_once, pipelining=True)
+
+
+def test_a_message_that_did_not_go_out_gets_a_session_of_its_own():
+    plan = confirming(2, QUICK, SIZES, strained=False)
+    alone = tuple((form,) for form in QUICK)
+    assert plan == Round(Purpose.CONFIRM, alone, 1, pipelining=False)
+
+
+@pytest.mark.parametrize("number", [3, 4, 100])
+def test_after_two_rounds_a_message_goes_out_no_more(number):
+    assert confirming(number, QUICK, SIZES, strained=False) is None

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from relaytest.core.zone import query_name
+from relaytest.daemons.publisher import failing_tests
 from relaytest.net.dns import listed_as
+from relaytest.store import listings
+from relaytest.store.evidence import Trial
 from tests.lab import Acceptor, Lab, lab_config, running, until
 from tests.mta.exim import Exim
 from tests.mta.packages import require
@@ -149,3 +152,30 @@ async def test_a_relay_is_found_over_ipv6(lab, tmp_path):
         await lab.insert("::1", target.port)
         await lab.verdict("::1", "open")
         assert await lab.listed() == {"::1"}
+
+
+async def test_rbldnsd_answers_the_test_entries_and_listings_of_both_versions(lab, tmp_path):
+    """RFC 5782 section 5, asked of a real rbldnsd on the files as they are published."""
+    await zone_written(lab)
+    with dns_server(lab, tmp_path / "rbldnsd") as dns:
+        asked = lab.config.model_copy(
+            update={"publish": lab.config.publish.model_copy(update={"server": dns})}
+        )
+        assert await failing_tests(asked) == []
+        for number, text in enumerate(("192.0.2.99", "2001:db8:1:2:3:4:567:89ab"), start=900):
+            address = ip_address(text)
+            await lab.connection.execute(
+                "INSERT INTO relaytest.trial (id, job, address, port, reason, requester)"
+                " VALUES ($1, 1, $2, 25, 'operator', 'x')",
+                number,
+                address,
+            )
+            trial = Trial(number, address, 25, (), None, ended=True, reason="operator")
+            await listings.enter(
+                lab.connection, trial, expire_after=60 * SECOND, recheck_every=60 * SECOND
+            )
+        await lab.connection.execute("NOTIFY relaytest_listing")
+        assert await answers(dns, "192.0.2.99", listed=True) == ["127.0.0.2"]
+        assert await answers(dns, "2001:db8:1:2:3:4:567:89ab", listed=True) == ["127.0.0.2"]
+        assert await listed_as(dns, query_name(ip_address("192.0.2.98"), ZONE), SECOND) == []
+        assert await failing_tests(asked) == []
