@@ -1,5 +1,6 @@
 """The commands."""
 
+import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -38,7 +39,7 @@ from relaytest.core.target import parse_address
 from relaytest.daemons import publisher, scheduler, shipped, sink, web, worker
 from relaytest.store import jobs, migrations, pages
 from relaytest.store.cluster import Cluster
-from relaytest.store.database import Database
+from relaytest.store.database import Connection, Database
 
 EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 64, 65, 69, 75, 78  # sysexits(3)
 _STATUS: dict[type[RelaytestError], int] = {
@@ -81,7 +82,7 @@ def main() -> int:
     except OSError as error:
         sys.stderr.write(f"relaytest: {error}\n")
         return EX_UNAVAILABLE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):  # the second Ctrl-C
         return 130
     return 0
 
@@ -106,11 +107,23 @@ async def _database(config: Config, data: Path | None, program: str) -> AsyncIte
         try:
             yield database
         except DatabaseAwayError as error:
-            if config.database.dsn:
-                raise
-            raise DatabaseAwayError(
-                f"no database: start `relaytest up`, or set database.dsn ({error})"
-            ) from None
+            advice = (
+                "see database.dsn"
+                if config.database.dsn
+                else "start `relaytest up`, or set database.dsn"
+            )
+            raise DatabaseAwayError(f"no database: {advice} ({error})") from None
+
+
+@asynccontextmanager
+async def _transaction(
+    config: Config, data: Path | None, program: str
+) -> AsyncIterator[Connection]:
+    """Give one transaction on a database that has our schema."""
+    async with _database(config, data, program) as database:
+        await require_schema(database)
+        async with database.transaction() as connection:
+            yield connection
 
 
 @app.command()
@@ -121,6 +134,8 @@ def up(
     once: Annotated[bool, typer.Option("--once", help="End when the demo is over.")] = False,
 ) -> None:
     """Start everything on this machine, with a PostgreSQL of its own if none is configured."""
+    if once and not demo:
+        raise typer.BadParameter("--once is for --demo")
     _end(run_everything(load(config), data_folder(data), show_demo=demo, once=once))
 
 
@@ -162,15 +177,17 @@ async def _run(daemons: Sequence[Daemon], config: Config, data: Path | None, nam
 
 
 @db.command("upgrade")
-def db_upgrade(config: ConfigFile = None, data: DataFolder = None) -> None:
+def db_upgrade(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
     """Apply the migrations that the database lacks."""
 
     async def work(settings: Config) -> int:
         async with _database(settings, data, "db") as database:
             applied = await upgrade(database, settings)
-        for name in applied:
-            print(f"applied {name}")
-        print(f"schema {len(migrations.shipped())}: up to date")
+        known = len(migrations.shipped())
+        if as_json:
+            print(json.dumps({"version": known, "applied": applied}))
+        else:
+            print(*(f"applied {name}" for name in applied), f"schema {known}: up to date", sep="\n")
         return 0
 
     _end(work(load(config)))
@@ -213,15 +230,14 @@ def enqueue(
     """Ask for retests, as an INSERT into relaytest.retest does."""
     wanted = list(targets or [])
     if from_file is not None:
-        text = sys.stdin.read() if str(from_file) == "-" else from_file.read_text("utf-8")
-        wanted += [line.strip() for line in text.splitlines() if line.strip()]
+        wanted += [line.strip() for line in _read(from_file).splitlines() if line.strip()]
     if not wanted:
         raise typer.BadParameter("no target given")
 
     async def work(settings: Config) -> int:
         requests = [jobs.Request(target, reason, port=port) for target in wanted]
-        async with _database(settings, data, "enqueue") as database:
-            ids = await _enqueue(database, requests)
+        async with _transaction(settings, data, "enqueue") as connection:
+            ids = await _enqueue(connection, requests)
         rows = [{"target": target, "job": job} for target, job in zip(wanted, ids, strict=True)]
         if as_json:
             print(json.dumps(rows))
@@ -233,15 +249,19 @@ def enqueue(
     _end(work(load(config)))
 
 
-async def _enqueue(database: Database, requests: list[jobs.Request]) -> list[int]:
-    """All or nothing; with a progress bar for many on a terminal."""
+def _read(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--from {file} cannot be read: {error}") from None
+
+
+async def _enqueue(connection: Connection, requests: list[jobs.Request]) -> list[int]:
+    """Ask for all, with a progress bar for many on a terminal."""
     hidden = len(requests) < 1000 or not sys.stderr.isatty()
-    ids = []
     with Progress(console=Console(stderr=True), disable=hidden) as progress:
-        async with database.transaction() as connection:
-            for request in progress.track(requests, description="enqueue"):
-                ids.append(await jobs.enqueue(connection, request))  # noqa: PERF401 - awaits
-    return ids
+        tracked = progress.track(requests, description="enqueue")
+        return [await jobs.enqueue(connection, request) for request in tracked]
 
 
 @app.command()
@@ -255,10 +275,7 @@ def lookup(
         raise typer.BadParameter(str(error)) from None
 
     async def work(settings: Config) -> int:
-        async with (
-            _database(settings, data, "lookup") as database,
-            database.transaction() as connection,
-        ):
+        async with _transaction(settings, data, "lookup") as connection:
             standing = await pages.standing_of(connection, parsed)
         print(show.as_json(standing)) if as_json else show.standing(parsed, standing)
         return 0
@@ -271,10 +288,7 @@ def status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson =
     """Tell how the queue, the workers and the sink are."""
 
     async def work(settings: Config) -> int:
-        async with (
-            _database(settings, data, "status") as database,
-            database.transaction() as connection,
-        ):
+        async with _transaction(settings, data, "status") as connection:
             counts = await pages.counts(connection)
             queue = await jobs.queue_status(connection)
             hands = await pages.workers(connection)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import socket
@@ -95,8 +96,12 @@ def _check_place(key: str, endpoint: str) -> None:
     try:
         with socket.create_server((host, port), family=family):
             pass
+        if key == "answer.listen":
+            with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+                datagrams.bind((host, port))
     except OSError as error:
-        raise ConfigError(f"{key}: cannot listen on {endpoint}: {error.strerror}") from None
+        why = os.strerror(error.errno or 0)
+        raise ConfigError(f"{key}: cannot listen on {endpoint}: {why}") from None
 
 
 def open_configured(

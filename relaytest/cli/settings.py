@@ -1,36 +1,31 @@
-"""Reading the configuration: a TOML file, then the environment over it."""
+"""Reading the configuration: a TOML file, then RELAYTEST_SECTION__KEY in the environment over it.
 
+In the environment a list is written as JSON. A variable that names no option is refused as a key
+of the file is: a setting that was meant to keep somebody out must not be lost to a typing error.
+"""
+
+import json
 import os
+import re
 import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from relaytest.core.config import Config, complaints
+from relaytest.core.config import Config, complaints, options
 from relaytest.core.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/relaytest/relaytest.toml")
+_PREFIX = "RELAYTEST_"
+_NO_OPTIONS = {  # the last one is read by the tests only
+    f"{_PREFIX}{name}" for name in ("CONFIG", "DATA", "PG_BIN", "REQUIRE_SERVERS")
+}
 
-
-class _Settings(Config, BaseSettings):
-    """The configuration with RELAYTEST_SECTION__KEY in the environment over the file's values."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="RELAYTEST_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library's signature
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
+Place = tuple[str | int, ...]
 
 
 def load(file: Path | None) -> Config:
@@ -46,13 +41,16 @@ def load(file: Path | None) -> Config:
         named = os.environ.get("RELAYTEST_CONFIG")
         file = Path(named) if named else SYSTEM_FILE if SYSTEM_FILE.exists() else None
     values = _read(file) if file is not None else {}
+    variables = _variables(os.environ)
+    _put_over(values, variables)
     try:
-        return _Settings(**values)
+        return Config.model_validate(values)
     except ValidationError as error:
-        where = f"{file}: " if file else ""
-        raise ConfigError("\n".join(f"{where}{line}" for line in complaints(error))) from None
-    except ValueError as error:  # pydantic-settings: a list or number in the environment
-        raise ConfigError(f"environment: {error}; lists are written as JSON") from None
+        lines = (
+            f"{_source(one['loc'], variables, file)}{line}{_hint(one['loc'], one['type'], variables)}"
+            for one, line in zip(error.errors(), complaints(error), strict=True)
+        )
+        raise ConfigError("\n".join(lines)) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -62,6 +60,50 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
+
+
+def _variables(environment: Mapping[str, str]) -> dict[Place, str]:
+    """Return the name of the variable for each place, ("sink", "listen"), that has one."""
+    return {
+        tuple(name.removeprefix(_PREFIX).lower().split("__", 1)): name
+        for name in sorted(environment)
+        if name.startswith(_PREFIX) and name not in _NO_OPTIONS
+    }
+
+
+def _put_over(values: dict[str, Any], variables: Mapping[Place, str]) -> None:
+    """Put what the environment says over the tables of the file."""
+    kinds = {key: field.annotation for key, field in options()}
+    for place, name in variables.items():
+        *sections, key = map(str, place)
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+        if isinstance(table, dict):  # else the file is wrong, and will be told so
+            table[key] = _parse(os.environ[name], kinds.get(".".join(map(str, place))))
+
+
+def _parse(text: str, kind: object) -> object:
+    """Return what a TOML file would hold; what cannot be read stays text and is refused later."""
+    if get_origin(kind) is list:
+        with suppress(json.JSONDecodeError):
+            return json.loads(text)
+    if kind is timedelta and re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    return text
+
+
+def _source(mistake: Place, variables: Mapping[Place, str], file: Path | None) -> str:
+    """Tell where a mistake stands: the variable or the file."""
+    for place, name in variables.items():
+        if mistake and mistake[: len(place)] == place[: len(mistake)]:
+            return f"{name}: "
+    return f"{file}: " if file else ""
+
+
+def _hint(mistake: Place, kind: str, variables: Mapping[Place, str]) -> str:
+    by_json = kind == "list_type" and mistake in variables
+    return '; in the environment a list is JSON, such as ["one", "two"]' if by_json else ""
 
 
 def data_folder(given: Path | None) -> Path:

@@ -74,7 +74,9 @@ RESCUE = """
         SELECT id FROM relaytest.job AS j
          WHERE leased AND (lease_until < now() OR NOT EXISTS (
                    SELECT FROM relaytest.worker AS w
-                    WHERE w.id = j.worker AND w.beat_at > now() - $1::interval))
+                    WHERE w.id = j.worker
+                      -- nobody could beat before the server was up
+                      AND greatest(w.beat_at, pg_postmaster_start_time()) > now() - $1::interval))
            FOR UPDATE SKIP LOCKED)
     UPDATE relaytest.job AS j
        SET leased = false, worker = NULL, lease_until = NULL, again = false,

@@ -6,6 +6,7 @@ from email import message_from_bytes
 from email.policy import default
 from email.utils import parsedate_to_datetime
 from importlib.resources import files
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ SENDER = "s" * LENGTH + "@sink.example"
 
 
 def composed(form=FORM, **changes):
-    arguments = {
+    arguments: dict[str, Any] = {
         "trial": 7,
         "mailbox": SENDER,
         "ehlo_name": "probe.checker.example",

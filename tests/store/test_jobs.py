@@ -317,9 +317,18 @@ async def test_jobs_of_a_silent_worker_are_rescued_and_of_a_live_one_not(connect
     await connection.execute(
         "UPDATE relaytest.worker SET beat_at = now() - interval '1 min' WHERE id = $1", silent
     )
-    assert await jobs.rescue(connection, timedelta(seconds=20)) == 1
+    await jobs.beat(connection, worker)
+    assert await jobs.rescue(connection, timedelta(seconds=1)) == 1
     states = [tuple(row) for row in await rows(connection, "host(address), leased")]
     assert states == [(A, False), (B, True)]
+
+
+async def test_nobody_is_thought_dead_for_not_beating_before_the_server_was_up(connection, worker):
+    await insert(connection)
+    await jobs.claim(connection, worker, 1, LEASE)
+    await connection.execute("UPDATE relaytest.worker SET beat_at = now() - interval '1 min'")
+    up = await connection.fetchval("SELECT now() - pg_postmaster_start_time()")
+    assert await jobs.rescue(connection, up + timedelta(seconds=30)) == 0
 
 
 async def test_a_job_that_kills_its_workers_comes_back_later_and_later(connection, worker):
