@@ -107,11 +107,9 @@ async def _database(config: Config, data: Path | None, program: str) -> AsyncIte
         try:
             yield database
         except DatabaseAwayError as error:
-            advice = (
-                "see database.dsn"
-                if config.database.dsn
-                else "start `relaytest up`, or set database.dsn"
-            )
+            advice = "start `relaytest up`, or set database.dsn"
+            if config.database.dsn:
+                advice = "see database.dsn"
             raise DatabaseAwayError(f"no database: {advice} ({error})") from None
 
 

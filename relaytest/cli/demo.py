@@ -83,6 +83,8 @@ class Demo:
         ):
             plot = _Plot(config, database, relay)
             await wait_or_stop(self._tell(plot), stop)
+            if not self._console.is_terminal:
+                self._console.line()  # Live leaves it out there
             if self._once:
                 stop.set()
             elif not stop.wished:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from relaytest.core.config import Config, complaints, options
 from relaytest.core.errors import ConfigError
@@ -47,8 +48,8 @@ def load(file: Path | None) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         lines = (
-            f"{_source(one['loc'], variables, file)}{line}{_hint(one['loc'], one['type'], variables)}"
-            for one, line in zip(error.errors(), complaints(error), strict=True)
+            _source(mistake, variables, file) + line + _hint(mistake, variables)
+            for mistake, line in zip(error.errors(), complaints(error), strict=True)
         )
         raise ConfigError("\n".join(lines)) from None
 
@@ -93,16 +94,18 @@ def _parse(text: str, kind: object) -> object:
     return text
 
 
-def _source(mistake: Place, variables: Mapping[Place, str], file: Path | None) -> str:
+def _source(mistake: ErrorDetails, variables: Mapping[Place, str], file: Path | None) -> str:
     """Tell where a mistake stands: the variable or the file."""
+    at = mistake["loc"]
+    unknown_section = len(at) == 1 and mistake["type"] == "extra_forbidden"
     for place, name in variables.items():
-        if mistake and mistake[: len(place)] == place[: len(mistake)]:
+        if at[: len(place)] == place or (unknown_section and at == place[:1]):
             return f"{name}: "
     return f"{file}: " if file else ""
 
 
-def _hint(mistake: Place, kind: str, variables: Mapping[Place, str]) -> str:
-    by_json = kind == "list_type" and mistake in variables
+def _hint(mistake: ErrorDetails, variables: Mapping[Place, str]) -> str:
+    by_json = mistake["type"] == "list_type" and mistake["loc"] in variables
     return '; in the environment a list is JSON, such as ["one", "two"]' if by_json else ""
 
 

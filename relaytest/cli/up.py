@@ -118,12 +118,12 @@ async def _postgres(config: Config, data: Path, console: Console) -> AsyncIterat
         return
     named = os.environ.get("RELAYTEST_PG_BIN")
     cluster = Cluster(data / "pg", binaries=Path(named) if named else None)
-    with console.status("starting PostgreSQL"):
-        await cluster.start()
-    try:
+    async with contextlib.AsyncExitStack() as ending:
+        with console.status("starting PostgreSQL"):
+            ending.push_async_callback(cluster.stop)
+            await cluster.start()
+            ending.push_async_callback(cluster.stop, always=True)
         yield cluster.dsn()
-    finally:
-        await cluster.stop(always=True)
 
 
 def _summary(config: Config, data: Path, dsn: str, applied: list[str]) -> Table:

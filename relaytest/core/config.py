@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Network, ip_address, ip_network
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -29,10 +29,12 @@ from relaytest.core.errors import ConfigError
 from relaytest.core.target import NEVER, Network, Scope
 from relaytest.core.token import LENGTH
 
+_MAPPED = IPv6Network("::ffff:0:0/96")  # addresses in it are taken for the IPv4 they mean
 _UNITS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST = 100 * 366 * 86400  # seconds; more would overflow in dates
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)")
 _HOST_NAME = re.compile(
-    r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    r"(?=.{1,253}$)(?!.*\.\d+$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 )
 # `"token@domain"` must fit into a local part of 64 octets (RFC 5321 section 4.5.3.1.1)
 LONGEST_SINK_DOMAIN = 64 - LENGTH - len('"@"')
@@ -46,12 +48,14 @@ def parse_duration(value: object) -> timedelta:
     """
     if isinstance(value, timedelta):
         return value
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return timedelta(seconds=value)
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    seconds: int | float = -1
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = value
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        seconds = float(match[1]) * _UNITS[match[2]]
+    if not 0 <= seconds <= _LONGEST:
         raise ValueError('must be a duration such as "30s", "5min", "4h" or "5d"')
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    return timedelta(seconds=seconds)
 
 
 def format_value(value: object) -> str:
@@ -146,7 +150,7 @@ class Identity(Section):
         [], max_length=16, description="our addresses to probe from; empty: the system's choice"
     )
     contact: str = Field(
-        "", max_length=200, description="mailbox or URL for objections, in every message"
+        "", pattern=r"^[ -~]{0,200}$", description="mailbox or URL for objections, in every message"
     )
     vantage: str = Field("default", pattern=r"^[a-z0-9-]{1,40}$", description="name of this place")
 
@@ -162,13 +166,21 @@ class ScopeSection(Section):
     allow: list[NetworkField] = Field([], description="special-purpose networks (labs, tests)")
     deny: list[NetworkField] = Field([], description="networks that are never contacted")
 
+    @field_validator("allow", "deny")
+    @classmethod
+    def _in_one_spelling(cls, networks: list[Network]) -> list[Network]:
+        for network in networks:
+            if network.version == 6 and network.subnet_of(_MAPPED):
+                raise ValueError(f"{network}: write it as an IPv4 network")
+        return networks
+
     @field_validator("allow")
     @classmethod
     def _possible(cls, networks: list[Network]) -> list[Network]:
         for network in networks:
             for never in NEVER:
-                if network.version == never.version and network.subnet_of(never):  # type: ignore[arg-type]  # same version
-                    raise ValueError(f"{network} can hold no mail server")
+                if network.overlaps(never):
+                    raise ValueError(f"{network} has {never} in it, where no mail server can be")
         return networks
 
     def rules(self) -> Scope:
@@ -231,7 +243,9 @@ class Sink(Section):
     session: Duration = Field(timedelta(minutes=15), description="longest session")
     idle: Duration = Field(timedelta(minutes=5), description="longest silence")
     check_every: Duration = Field(
-        timedelta(minutes=5), description="a message of our own to the sink, to know it works"
+        timedelta(minutes=5),
+        ge=timedelta(milliseconds=100),
+        description="a message of our own to the sink, to know it works",
     )
     check_peer: str = Field(
         "", description="address:port for it, such as the public one; empty: first `listen`"
@@ -275,7 +289,9 @@ class Publish(Section):
 
     zone: HostName = Field("relays.example", description="name of the list")
     directory: str = Field("", description="where the zone files go; empty: --data/zone")
-    ttl: Duration = Field(timedelta(minutes=5), description="of entries and negative answers")
+    ttl: Duration = Field(
+        timedelta(minutes=5), ge=timedelta(seconds=1), description="of entries and negative answers"
+    )
     nameservers: list[HostName] = Field([], description="NS names of the zone; empty: ns.ZONE")
     hostmaster: HostName = Field("hostmaster.invalid", description="SOA mailbox, @ as a dot")
     lookup_url: str = Field(
@@ -391,6 +407,7 @@ def options() -> Iterator[tuple[str, FieldInfo]]:
     """Yield every option as ("section.key", its field), in the order of this file."""
     for section, field in Config.model_fields.items():
         model = field.annotation
-        if isinstance(model, type) and issubclass(model, Section):
-            for key, option in model.model_fields.items():
-                yield f"{section}.{key}", option
+        assert isinstance(model, type)
+        assert issubclass(model, Section)
+        for key, option in model.model_fields.items():
+            yield f"{section}.{key}", option

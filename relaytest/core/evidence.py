@@ -107,7 +107,18 @@ def in_order(evidence: Evidence) -> Evidence:
         asked=tuple(
             sorted(evidence.asked, key=lambda one: (_weight(one), order.get(one.form, -1)))
         ),
-        met=tuple(sorted(evidence.met, key=lambda one: (one.visit, one.ended, one.detail))),
+        met=tuple(
+            sorted(
+                evidence.met,
+                key=lambda one: (
+                    one.visit,
+                    one.ended,
+                    one.detail,
+                    str(one.greeting),
+                    str(one.hello),
+                ),
+            )
+        ),
         receipts=tuple(
             sorted(evidence.receipts, key=lambda one: (one.received_at, one.form, one.peer.packed))
         ),
@@ -212,7 +223,7 @@ def _soft(reply: Reply, control: Reply | None) -> Standing:
     defers the control recipient too, except where it exempts postmaster; so the words must
     speak of relaying as well, and not of coming back.
     """
-    words = phrases.ABOUT_RELAY.search(reply.text) and not phrases.COME_BACK.search(reply.text)
+    words = phrases.about_relay(reply.text) and not phrases.COME_BACK.search(reply.text)
     if words and not (control is not None and control.transient):
         return Standing.REFUSED_SOFTLY
     return Standing.DEFERRED

@@ -1,6 +1,6 @@
 """From a form to an offer: the envelope with its tokens, and the message if one is to go."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -66,17 +66,20 @@ def control(*, trial: int, asker: Asker) -> Offer:
     return Offer(CONTROL, Envelope(f"<{sender}@{asker.sink}>".encode("ascii"), _POSTMASTER))
 
 
-def distinct(forms: Iterable[Form], names: Names) -> tuple[Form, ...]:
+def distinct(forms: Sequence[Form], names: Names) -> tuple[Form, ...]:
     """Leave out forms that the target's names make equal to an earlier one.
 
     A target without a name is known by its literal only, so that "at its host name" and "at its
-    literal" are the same envelope.
+    literal" are the same envelope. Of two such forms the odd one stays, since that is what it is.
     """
     values = _values(names, user="u" * LENGTH, sender="s" * LENGTH, sink="sink.invalid")
     first: dict[Envelope, Form] = {}
     for form in forms:
-        first.setdefault(form.envelope(values), form)
-    return tuple(first.values())
+        envelope = form.envelope(values)
+        if envelope not in first or (form.odd and not first[envelope].odd):
+            first[envelope] = form
+    kept = {form.number for form in first.values()}
+    return tuple(form for form in forms if form.number in kept)
 
 
 def _tokens(form: int, trial: int, asker: Asker) -> tuple[str, str]:

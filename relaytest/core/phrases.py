@@ -21,6 +21,18 @@ ABOUT_RELAY = _any(
     r"authenticat|\bauth\b",  # "authenticate first": closed to strangers (RFC 6409 section 4.3)
 )
 
+_NAMES = re.compile(r"<[^>]*>|\S*@\S*|[\w-]+(\.[\w-]+)+")
+
+
+def about_relay(text: str) -> bool:
+    """Whether ABOUT_RELAY matches outside of names: ours, or a blocklist's, may have "relay" in it.
+
+    >>> about_relay("<relay-probe.example[192.0.2.9]>: Client host rejected: Access denied")
+    False
+    """
+    return ABOUT_RELAY.search(_NAMES.sub("", text)) is not None
+
+
 ABOUT_THE_CLIENT = _any(
     r"\b(black|block|deny|ban)[ -]?list|\b(blocked|banned|blacklisted)\b",
     r"dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|reputation",

@@ -102,13 +102,13 @@ def confirming(
 
 def split(forms: Sequence[Form], sizes: Sizes) -> tuple[tuple[Form, ...], ...]:
     """Deal `forms` into as few groups as the sizes let, keeping their order inside a group."""
-    groups: list[list[Form]] = []
-    for form in forms:
-        for group in groups:
-            odd = sum(other.odd for other in group)
-            if len(group) < sizes.forms and (not form.odd or odd < sizes.odd):
-                group.append(form)
-                break
-        else:
-            groups.append([form])
-    return tuple(tuple(group) for group in groups)
+    odd = [place for place, form in enumerate(forms) if form.odd]
+    even = [place for place, form in enumerate(forms) if not form.odd]
+    ration = min(sizes.odd, sizes.forms)
+    number = max(-(-len(forms) // sizes.forms), -(-len(odd) // ration))
+    groups = [odd[n * ration : (n + 1) * ration] for n in range(number)]
+    for group in groups:
+        room = sizes.forms - len(group)
+        group.extend(even[:room])
+        del even[:room]
+    return tuple(tuple(forms[place] for place in sorted(group)) for group in groups)

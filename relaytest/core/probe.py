@@ -93,7 +93,7 @@ class Form:
     @property
     def bounces_to_itself(self) -> bool:
         """Reverse-path and forward-path are one mailbox, so a bounce looks like a copy."""
-        return self.sender.template == self.recipient.template
+        return "user" in Template(self.sender.template).get_identifiers()
 
     def envelope(self, values: Mapping[str, str]) -> Envelope:
         """Fill in the templates.
@@ -133,10 +133,10 @@ def parse_battery(text: str) -> Battery:
     except tomllib.TOMLDecodeError as error:
         raise BatteryError(f"not TOML: {error}") from None
     _only(tables, {"sender", "recipient", "tier"}, "the battery")
-    senders = _paths(tables.get("sender", []), "sender")
-    recipients = _paths(tables.get("recipient", []), "recipient")
+    senders = _paths(tables, "sender")
+    recipients = _paths(tables, "recipient")
     forms: dict[str, Form] = {}
-    for place, tier in enumerate(tables.get("tier", []), start=1):
+    for place, tier in _rows(tables, "tier"):
         for form in _expand(tier, f"tier {place}", senders, recipients):
             forms.setdefault(form.id, form)
     if not forms:
@@ -144,9 +144,17 @@ def parse_battery(text: str) -> Battery:
     return Battery(tuple(forms.values()))
 
 
-def _paths(tables: Iterable[dict[str, Any]], kind: str) -> dict[str, Path]:
+def _rows(tables: dict[str, Any], kind: str) -> Iterable[tuple[int, dict[str, Any]]]:
+    rows = _need({kind: [], **tables}, kind, list, "the battery")
+    for place, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise BatteryError(f"{kind} {place} is no table")
+        yield place, row
+
+
+def _paths(tables: dict[str, Any], kind: str) -> dict[str, Path]:
     rows: dict[str, Path] = {}
-    for place, table in enumerate(tables, start=1):
+    for place, table in _rows(tables, kind):
         where = f"{kind} {place} ({table.get('id', 'no id')})"
         _only(table, {"id", "number", "path", "catches", "sent_by", "odd"}, where)
         row = Path(
@@ -154,8 +162,8 @@ def _paths(tables: Iterable[dict[str, Any]], kind: str) -> dict[str, Path]:
             number=_need(table, "number", int, where),
             template=_need(table, "path", str, where),
             catches=_need(table, "catches", str, where),
-            sent_by=tuple(_need(table, "sent_by", list, where)),
-            odd=bool(table.get("odd", False)),
+            sent_by=_texts(table, "sent_by", where),
+            odd=_need({"odd": False, **table}, "odd", bool, where),
         )
         _check_path(row, where)
         if row.id in rows or row.number in {other.number for other in rows.values()}:
@@ -180,8 +188,8 @@ def _expand(
 ) -> Iterable[Form]:
     _only(tier, {"number", "senders", "recipients"}, where)
     number = _need(tier, "number", int, where)
-    for recipient in _need(tier, "recipients", list, where):
-        for sender in _need(tier, "senders", list, where):
+    for recipient in _texts(tier, "recipients", where):
+        for sender in _texts(tier, "senders", where):
             if sender not in senders or recipient not in recipients:
                 raise BatteryError(f"{where}: no such sender or recipient: {sender}, {recipient}")
             yield Form(senders[sender], recipients[recipient], number)
@@ -197,6 +205,13 @@ _T = TypeVar("_T")
 
 def _need(table: dict[str, Any], key: str, kind: type[_T], where: str) -> _T:
     value = table.get(key)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise BatteryError(f"{where}: key {key!r} is missing or is no {kind.__name__}")
     return value
+
+
+def _texts(table: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    texts = tuple(_need(table, key, list, where))
+    if not all(isinstance(text, str) for text in texts):
+        raise BatteryError(f"{where}: key {key!r} is no list of texts")
+    return texts

@@ -22,7 +22,7 @@ LENGTH = 26  # letters of a token
 _LAYOUT = struct.Struct(">BHBI")  # mailbox, form, trial (high octet, low four octets)
 _MAC_OCTETS = 8
 _SHAPE = re.compile(r"[a-z2-7]{26}")
-_ANYWHERE = re.compile(r"(?<![a-z2-7])[a-z2-7]{26}(?![a-z2-7])", re.IGNORECASE)
+_ANYWHERE = re.compile(r"[a-z2-7]{26,}", re.IGNORECASE)  # letters may touch it: =3DTOKEN
 _PADDING = "======"
 _MAX_TRIAL = (1 << 40) - 1
 
@@ -72,7 +72,7 @@ def verify(keys: Iterable[bytes], local_part: str) -> Token | None:
         local_part: As it arrived; letter case does not matter.
     """
     text = local_part.lower()
-    if not _SHAPE.fullmatch(text):
+    if not local_part.isascii() or not _SHAPE.fullmatch(text):
         return None
     octets = base64.b32decode(text.upper() + _PADDING)
     body, mac = octets[:-_MAC_OCTETS], octets[-_MAC_OCTETS:]

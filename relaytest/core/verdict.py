@@ -11,7 +11,7 @@ known to work. `unknown`: anything else, with the reason.
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from relaytest.core import phrases
@@ -124,7 +124,18 @@ def judge(evidence: Evidence, patience: Patience, now: datetime) -> Verdict | No
     The same evidence in any order gives the same verdict. Without a receipt for a forward-path
     nothing is ever open.
     """
-    evidence = in_order(evidence)
+    verdict = _decide(in_order(evidence), patience, now)
+    if verdict is None:
+        return None
+    return replace(verdict, explanation=_printable(verdict.explanation))
+
+
+def _printable(text: str) -> str:
+    """What a server says may hold control characters, and halves of broken UTF-8."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _decide(evidence: Evidence, patience: Patience, now: datetime) -> Verdict | None:
     proofs = proofs_of(evidence)
     if proofs:
         return _open(evidence, proofs)
@@ -157,9 +168,9 @@ def _open(evidence: Evidence, proofs: Sequence[Receipt]) -> Verdict:
     leaving = None if by_target else proofs[0].peer
     condition = _condition(evidence, forms)
     sentences = [
-        f"The server relays: {len(proofs)} of our messages between strangers came back through "
-        f"it, the first at {proofs[0].received_at:%Y-%m-%d %H:%M:%S} UTC"
-        f"{_named(ids)}.",
+        f"The server relays: {len({one.form for one in proofs})} of our messages between "
+        f"strangers came back through it, the first at "
+        f"{proofs[0].received_at:%Y-%m-%d %H:%M:%S} UTC{_named(ids)}.",
         f"It does so {condition}." if condition else "",
         f"The message left through {leaving}." if leaving else "",
         "A new test in which every form is refused would change this.",
@@ -178,7 +189,7 @@ def _condition(evidence: Evidence, relayed: Sequence[Form]) -> str | None:
     """Say what it takes, once it is known that the plainest form is refused."""
     standings = standings_of(evidence)
     plainest = next((form for form in evidence.forms if form.id == "S-EXT/R-PLAIN"), None)
-    if plainest is None or standings[plainest.number] not in _NOT_RELAYED:
+    if not relayed or plainest is None or standings[plainest.number] not in _NOT_RELAYED:
         return None
     if all(form.recipient.id == "R-PLAIN" for form in relayed):
         senders = dict.fromkeys(f"MAIL FROM:{form.sender.template}" for form in relayed)
@@ -200,9 +211,10 @@ def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdi
         kinds = {one.ended for one in met}
         reason = next(
             (reason for kind, reason in _REASON_OF_BREAK.items() if kind.value in kinds),
-            Reason.UNREACHABLE,
+            Reason.INCOMPLETE if kinds else Reason.UNREACHABLE,
         )
-        detail = next((one.detail for one in met if one.detail), "no session took place")
+        silent = "the server ended every session unasked" if kinds else "no session took place"
+        detail = next((one.detail for one in met if one.detail), silent)
         return _unknown(reason, f"No mail command could be sent: {detail}.")
     if refusal.code == 521:  # RFC 7504: this host takes no mail from anybody
         text = f"The server says that it takes no mail at all: {refusal}."
@@ -235,8 +247,7 @@ def _blocked_in_mail(evidence: Evidence, standings: Mapping[int, Standing]) -> V
     blocking = [
         reply
         for reply in replies
-        if phrases.ABOUT_THE_CLIENT.search(reply.text)
-        and not phrases.ABOUT_RELAY.search(reply.text)
+        if phrases.ABOUT_THE_CLIENT.search(reply.text) and not phrases.about_relay(reply.text)
     ]
     if len(blocking) * 2 <= len(replies):
         return None
@@ -275,9 +286,10 @@ def _unanswered(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdic
 
 def _deferred(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
     deferred = _forms(evidence, standings, Standing.DEFERRED)
-    if not deferred or (evidence.ended and _never_taken_back(evidence)):
-        return None
     numbers = {form.number for form in evidence.forms if form.id in deferred}
+    stands = evidence.ended and all(_never_taken_back(evidence, number) for number in numbers)
+    if not deferred or stands:
+        return None
     reply = next(one.reply for one in reversed(evidence.asked) if one.form in numbers)
     more = (
         "So it was at every visit."
@@ -291,11 +303,11 @@ def _deferred(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict 
     )
 
 
-def _never_taken_back(evidence: Evidence) -> bool:
-    """At several visits the temporary refusal stood while postmaster's mail was taken."""
-    control = control_of(evidence)
-    visits = {one.visit for one in evidence.asked if one.form != CONTROL}
-    return len(visits) > 1 and max(visits) in control and control[max(visits)].positive
+def _never_taken_back(evidence: Evidence, number: int) -> bool:
+    """The form was refused at several visits, in the last while postmaster's mail was taken."""
+    visits = {one.visit for one in evidence.asked if one.form == number}
+    control = control_of(evidence).get(max(visits))
+    return len(visits) > 1 and control is not None and control.positive
 
 
 def _waiting(
@@ -344,7 +356,11 @@ def _closed(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict:
         )
     soft = sum(one in {Standing.REFUSED_SOFTLY, Standing.DEFERRED} for one in standings.values())
     how = f", {soft} of them with a temporary code that it never takes back" if soft else ""
-    example = next(one.reply for one in evidence.asked if one.form != CONTROL)
+    example = next(
+        one.reply
+        for one in evidence.asked
+        if one.form != CONTROL and one.reply is not None and one.reply.code >= 400
+    )
     return Verdict(
         Finding.CLOSED,
         Reason.REFUSED,

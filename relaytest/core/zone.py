@@ -18,7 +18,7 @@ from relaytest.core.target import Address
 OPEN_RELAY = 2  # last octet of the answer for a confirmed open relay: 127.0.0.2
 CODES = (OPEN_RELAY,)
 _STAMP = "%Y:%m:%d:%H:%M:%S"
-_OCTETS = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){0,3}")
+_OCTETS = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){0,3}", re.ASCII)
 _NIBBLES = re.compile(r"[0-9a-f](\.[0-9a-f]){0,31}")
 
 
@@ -190,11 +190,12 @@ def answer(labels: str, apex: Apex, listed: Callable[[Address], int | None]) -> 
         return question
     if question in _TEST_ENTRIES:
         return Entry(_TEST_ENTRIES[question], "Test entry (RFC 5782), no real listing")
-    code = listed(question)
+    code = None if question == _NEVER_LISTED else listed(question)
     if code is None:
         # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
         return Absence.DATA if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Absence.NAME
     return Entry(code, f"{apex.text}{question}")
 
 
+_NEVER_LISTED = IPv4Address("127.0.0.1")
 _TEST_ENTRIES: dict[Address, int] = {IPv4Address(f"127.0.0.{code}"): code for code in CODES}

@@ -2,7 +2,13 @@
 
 import pytest
 
-from relaytest.core.phrases import ABOUT_RELAY, ABOUT_THE_CLIENT, COME_BACK, WANTS_TLS
+from relaytest.core.phrases import (
+    ABOUT_RELAY,
+    ABOUT_THE_CLIENT,
+    COME_BACK,
+    WANTS_TLS,
+    about_relay,
+)
 
 REFUSES_RELAY = {
     "postfix": "5.7.1 <x@sink.example>: Relay access denied",
@@ -85,6 +91,25 @@ def test_these_words_are_about_relay(text):
 @of(REFUSES_RELAY)
 def test_words_about_relay_do_not_ask_to_come_back(text):
     assert not COME_BACK.search(text)
+
+
+@of(REFUSES_RELAY)
+def test_words_about_relay_are_so_outside_of_names_too(text):
+    assert about_relay(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<relay-probe.example[192.0.2.9]>: Client host rejected: Access denied",
+        "blocked using relays.example",
+        "<x@relay.example>: mailbox busy",
+        "x@relay.example is busy",
+    ],
+    ids=["our-name", "blocklist", "path", "address"],
+)
+def test_a_name_with_relay_in_it_is_not_about_relay(text):
+    assert not about_relay(text)
 
 
 @of(REFUSES_US)

@@ -354,6 +354,10 @@ BEHAVIOURS = {
         trial(postmaster(WANTS_TLS), answered(WANTS_TLS, step=Step.MAIL)),
         unknown(Reason.INCOMPLETE),
     ),
+    "refuses-with-a-word-about-tls": (
+        trial(postmaster(OK), answered(Reply(550, ("5.7.1 Relaying denied; use TLS and AUTH",)))),
+        CLOSED_REFUSED,
+    ),
     "wants-authentication": (
         trial(postmaster(WANTS_AUTH), answered(WANTS_AUTH, step=Step.MAIL)),
         CLOSED_REFUSED,
@@ -774,9 +778,15 @@ def test_the_forms_that_are_missing_are_named():
     [
         ([*session("closed", hello=None), *session("garbage", hello=None)], Reason.NOT_SMTP),
         ([*session("timeout", hello=None), *session("desync", hello=None)], Reason.DESYNC),
+        ([*session("garbage", hello=None), *session("desync", hello=None)], Reason.DESYNC),
         ([*session("refused", hello=None), *session("closed", hello=None)], Reason.INCOMPLETE),
     ],
-    ids=["garbage-over-closed", "desync-over-timeout", "closed-over-refused"],
+    ids=[
+        "garbage-over-closed",
+        "desync-over-timeout",
+        "desync-over-garbage",
+        "closed-over-refused",
+    ],
 )
 def test_of_several_broken_sessions_the_most_telling_counts(sessions, reason):
     assert judged(trial(sessions)).reason is reason
