@@ -226,7 +226,7 @@ class Politeness(Section):
 
     forms_per_session: int = Field(8, ge=1, le=8, description="transactions in one connection")
     odd_forms_per_session: int = Field(2, ge=1, le=2, description="of them likely syntax errors")
-    sessions_at_once: int = Field(4, ge=1, le=8, description="connections to one target")
+    sessions_at_once: int = Field(8, ge=1, le=8, description="connections to one target")
     slots: int = Field(500, ge=1, le=10000, description="targets at once in one worker")
 
 

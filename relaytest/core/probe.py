@@ -5,16 +5,19 @@ Paths are bytes and are sent exactly as written: a server that relays
 touch them on the way (see net.smtp_client).
 """
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from string import Template
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from relaytest.core.errors import BatteryError
 
 PLACEHOLDERS = frozenset({"user", "sender", "sink", "host", "domain", "literal"})
 CONTROL = 0  # form number of the control recipient (postmaster), which is no form of the battery
+
+
+_PLACEHOLDER = re.compile(r"\$\{([a-z]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,16 @@ class Path:
     catches: str
     sent_by: tuple[str, ...]
     odd: bool
+    _pattern: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A visit fills in some sixty templates; `%` is ten times as fast as string.Template.
+        pattern = _PLACEHOLDER.sub(r"%(\1)s", self.template.replace("%", "%%"))
+        object.__setattr__(self, "_pattern", pattern)
+
+    def fill(self, values: Mapping[str, str]) -> bytes:
+        """Return the path with a text for each placeholder, ASCII only."""
+        return (self._pattern % values).encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,7 @@ class Form:
     @property
     def bounces_to_itself(self) -> bool:
         """Reverse-path and forward-path are one mailbox, so a bounce looks like a copy."""
-        return "user" in Template(self.sender.template).get_identifiers()
+        return "${user}" in self.sender.template
 
     def envelope(self, values: Mapping[str, str]) -> Envelope:
         """Fill in the templates.
@@ -101,10 +114,7 @@ class Form:
         Args:
             values: A text for each of PLACEHOLDERS, ASCII only.
         """
-        return Envelope(
-            Template(self.sender.template).substitute(values).encode("ascii"),
-            Template(self.recipient.template).substitute(values).encode("ascii"),
-        )
+        return Envelope(self.sender.fill(values), self.recipient.fill(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +185,8 @@ def _paths(tables: dict[str, Any], kind: str) -> dict[str, Path]:
 def _check_path(row: Path, where: str) -> None:
     if not 1 <= row.number <= 255:
         raise BatteryError(f"{where}: number is {row.number}; it must be 1 to 255")
-    template = Template(row.template)
-    if not template.is_valid() or not set(template.get_identifiers()) <= PLACEHOLDERS:
+    rest = _PLACEHOLDER.sub("", row.template)
+    if "$" in rest or not set(_PLACEHOLDER.findall(row.template)) <= PLACEHOLDERS:
         known = ", ".join(sorted(PLACEHOLDERS))
         raise BatteryError(f"{where}: path {row.template!r}: only ${{...}} of {known}")
     if not row.template.isascii() or not row.template.isprintable():

@@ -30,7 +30,7 @@ def main() -> int:
         sys.stderr.write(f"No benchmark {unknown[0]}. Known: {', '.join(BENCHMARKS)}\n")
         return 2
     # A table in a file or a pipe must not be squeezed into the 80 columns of no terminal.
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
     head = machine()
     for key, value in head.items():
         console.print(f"{key:>9}: {value}")

@@ -10,6 +10,7 @@ import selectors
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, cast
 
@@ -58,6 +59,40 @@ async def refuse(host: str, port: str) -> None:
 # --- a line with a long delay ------------------------------------------------------------------
 
 
+class Leg(asyncio.Protocol):
+    """One of the two connections that make a long one: what it reads, the other writes later.
+
+    Attributes:
+        transport: None until the connection stands.
+        other: The other one.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.other: Leg | None = None
+        self._seconds = seconds
+        self._under_way: deque[bytes] = deque()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._under_way.append(data)
+        asyncio.get_running_loop().call_later(self._seconds, self._arrive)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self.data_received(b"")
+
+    def _arrive(self) -> None:
+        octets = self._under_way.popleft()
+        if self.other is None or self.other.transport is None:
+            return  # a client that left before its third packet arrived
+        if not octets:
+            self.other.transport.close()
+        elif not self.other.transport.is_closing():
+            self.other.transport.write(octets)
+
+
 async def delay(host: str, port: str, to_host: str, to_port: str, milliseconds: str) -> None:
     """Pass TCP on as if the round trip took so long.
 
@@ -66,42 +101,23 @@ async def delay(host: str, port: str, to_host: str, to_port: str, milliseconds: 
     half a round trip, and a greeting arrives after two, as it does on a real line.
     """
     trip = float(milliseconds) / 1000
+    loop = asyncio.get_running_loop()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def reach(near: Leg) -> None:
         await asyncio.sleep(1.5 * trip)
-        far_reader, far_writer = await asyncio.open_connection(to_host, int(to_port))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_pass_on(reader, far_writer, trip / 2))
-            group.create_task(_pass_on(far_reader, writer, trip / 2))
-        writer.close()
-        far_writer.close()
-
-    async with await asyncio.start_server(serve, host, int(port)):
-        await _until_told()
-
-
-async def _pass_on(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
-) -> None:
-    """Pass on what is read, its end included, each piece so much later."""
-    now = asyncio.get_running_loop().time
-    late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-
-    async def write() -> None:
-        octets = b"first"
-        while octets:
-            due, octets = await late.get()
-            await asyncio.sleep(due - now())
-            writer.write(octets) if octets else writer.close()
+        near.other = far = Leg(trip / 2)
+        far.other = near
+        await loop.create_connection(lambda: far, to_host, int(to_port))
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(write())
-        octets = b"first"
-        while octets:
-            octets = b""  # a reset is an end
-            with contextlib.suppress(ConnectionError):
-                octets = await reader.read(1 << 16)
-            late.put_nowait((now() + seconds, octets))
+
+        def accept() -> Leg:
+            near = Leg(trip / 2)
+            group.create_task(reach(near))
+            return near
+
+        async with await loop.create_server(accept, host, int(port)):
+            await _until_told()
 
 
 # --- who connects when -------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def beside(kind: str, *arguments: object, core: int | None = None) -> Iterator[P
     """Run a peer while the block runs; it ends when its standard input closes, so also with us.
 
     Args:
-        kind: A key of peers.PEERS.
+        kind: Which one; see peers.main().
         arguments: For the peer.
         core: Where it is to stay; None: anywhere.
     """
@@ -103,10 +103,10 @@ def program(command: str, settings: dict[str, str]) -> Iterator[subprocess.Popen
                 process.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
-        if ended is not None:
-            log.seek(0)
-            said = log.read().decode(errors="replace")
-            raise RuntimeError(f"relaytest {command} ended with status {ended}: {said[-2000:]}")
+            if ended is not None:
+                log.seek(0)
+                said = log.read().decode(errors="replace")[-2000:]
+                raise RuntimeError(f"relaytest {command} ended with status {ended}: {said}")
 
 
 def cpu_seconds(pid: int) -> float:

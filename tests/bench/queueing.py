@@ -14,8 +14,8 @@ from tests.bench.system import settings, upgraded
 from tests.mta.process import fresh_address
 from tests.postgres import temporary_cluster
 
-INSERTS = 50  # in one turn
-TURNS = 4  # with an empty queue, and as many with a full one
+INSERTS = 100  # in one turn
+TURNS = 2  # with an empty queue, and as many with a full one
 WARM_UP = 5
 PAUSE = 0.03  # seconds between two INSERTs
 FUTURE = 10_000

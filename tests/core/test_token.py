@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relaytest.core.token import LENGTH, Mailbox, Token, issue, mask, verify
+from relaytest.core.token import LENGTH, Mailbox, Token, _letters, issue, mask, verify
 
 KEY = b"k" * 32
 OTHER = b"o" * 32
@@ -222,3 +222,9 @@ def test_a_token_is_hidden_though_letters_touch_it(text):
 )
 def test_what_cannot_be_a_token_is_shown(text):
     assert mask(text) == text
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_the_letters_are_base32(octets):
+    expected = base64.b32encode(octets).decode().rstrip("=").lower()
+    assert _letters(octets) == expected
