@@ -7,7 +7,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from relaytest.core.config import format_value, options, parse_config
+from relaytest.core.config import options, parse_config
+from relaytest.core.values import format_value
 from relaytest.core.verdict import Reason
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,6 +17,7 @@ from relaytest.cli import show
 from relaytest.cli.logs import start_log
 from relaytest.cli.running import (
     Daemon,
+    check_places,
     open_configured,
     require_schema,
     run_daemons,
@@ -49,6 +50,14 @@ _STATUS: dict[type[RelaytestError], int] = {
     DatabaseAwayError: EX_TEMPFAIL,
     RefusedRequestError: EX_DATAERR,
 }
+_DAEMONS: dict[str, Daemon] = {
+    "worker": worker.run,
+    "sink": sink.run,
+    "scheduler": scheduler.run,
+    "publisher": publisher.run,
+    "web": web.run,
+}
+_PLACES = {"sink": "sink.listen", "web": "web.listen"}
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else $RELAYTEST_CONFIG, else /etc.")
@@ -137,40 +146,34 @@ def up(
     _end(run_everything(load(config), data_folder(data), show_demo=demo, once=once))
 
 
-def _daemon(name: str, run: Daemon) -> None:
+def _daemon(name: str) -> None:
     def command(config: ConfigFile = None, data: DataFolder = None) -> None:
-        _end(_run([run], load(config), data, name))
+        _end(_run([name], load(config), data, name))
 
     command.__doc__ = f"Run the {name}."
     app.command(name)(command)
 
 
-for _name, _run_daemon in (
-    ("worker", worker.run),
-    ("sink", sink.run),
-    ("scheduler", scheduler.run),
-    ("publisher", publisher.run),
-    ("web", web.run),
-):
-    _daemon(_name, _run_daemon)
+for _name in _DAEMONS:
+    _daemon(_name)
 
 
 @app.command("all")
 def all_daemons(config: ConfigFile = None, data: DataFolder = None) -> None:
     """Run worker, sink, scheduler, publisher and web in one process."""
-    daemons = [worker.run, sink.run, scheduler.run, publisher.run, web.run]
-    _end(_run(daemons, load(config), data, "all"))
+    _end(_run(_DAEMONS, load(config), data, "all"))
 
 
-async def _run(daemons: Sequence[Daemon], config: Config, data: Path | None, name: str) -> int:
+async def _run(names: Iterable[str], config: Config, data: Path | None, program: str) -> int:
     start_log(config.log)
+    check_places(config, (_PLACES[name] for name in names if name in _PLACES))
     if not config.publish.directory:
         folder = str(data_folder(data) / "zone")
         publish = config.publish.model_copy(update={"directory": folder})
         config = config.model_copy(update={"publish": publish})
-    async with stopping_on_signals() as stop, _database(config, data, name) as database:
+    async with stopping_on_signals() as stop, _database(config, data, program) as database:
         await require_schema(database)
-        await run_daemons(daemons, config, database, stop)
+        await run_daemons((_DAEMONS[name] for name in names), config, database, stop)
     return 0
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from relaytest.core.config import Config, format_value
+from relaytest.core.config import Config
 from relaytest.core.config import options as all_options
 from relaytest.core.probe import Form
 from relaytest.core.target import Address
+from relaytest.core.values import format_value
 from relaytest.store.pages import Standing
 
 Row = Any  # asyncpg.Record, which only store knows by name
