@@ -49,34 +49,46 @@ class Stop:
             self._calls.discard(call)
 
 
+class _Absence:
+    """Tells when the database goes and when it is back, and how long to wait meanwhile."""
+
+    def __init__(self, name: str) -> None:
+        self._log = structlog.get_logger(name)
+        self._pause = 0.0
+
+    def goes_on(self, error: DatabaseAwayError) -> float:
+        """Return the seconds to wait before the next attempt."""
+        if not self._pause:
+            self._log.warning("database is away", error=str(error))
+        self._pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, self._pause * 2))
+        return self._pause
+
+    def is_over(self) -> None:
+        """The database has answered."""
+        if self._pause:
+            self._log.info("database is back")
+        self._pause = 0.0
+
+
 async def forever(
-    name: str,
-    work: Callable[[], Awaitable[timedelta]],
-    bell: Bell,
-    stop: Stop,
+    name: str, work: Callable[[], Awaitable[timedelta]], bell: Bell, stop: Stop
 ) -> None:
     """Do `work` again and again; between, wait as long as it says or until the bell rings.
 
-    A database that is away is waited for, with growing pauses; it is logged when it goes and
-    when it comes back, not each time.
+    A database that is away is waited for. Any other error is a bug: it is logged, and the work
+    is tried again, for one of our loops less would be worse than a late one.
     """
-    log = structlog.get_logger(name)
-    pause = 0.0
+    absence = _Absence(name)
     while not stop.wished:
         try:
             longest = await work()
         except DatabaseAwayError as error:
-            if not pause:
-                log.warning("database is away", error=str(error))
-            pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, pause * 2))
-            longest = timedelta(seconds=pause)
-        except Exception:  # a bug; one of our loops less would be worse than a late one
-            log.exception("failed; it is tried again")
+            longest = timedelta(seconds=absence.goes_on(error))
+        except Exception:  # noqa: BLE001 - see above
+            structlog.get_logger(name).exception("failed; it is tried again")
             longest = timedelta(seconds=_LONGEST_PAUSE)
         else:
-            if pause:
-                log.info("database is back")
-            pause = 0.0
+            absence.is_over()
         await wait_or_stop(bell.wait(longest), stop)
 
 
@@ -85,24 +97,22 @@ async def once_there(
 ) -> T | None:
     """Do `work` in one transaction, waiting for the database as long as it is away.
 
+    Errors of the work itself are passed on.
+
     Returns:
         What `work` returned; None if the stop was wished before.
     """
-    results: list[T] = []
-    done = Stop()
-
-    async def once() -> timedelta:
-        async with database.transaction() as connection:
-            result = await work(connection)
-        results.append(result)
-        done.set()
-        return timedelta(0)
-
-    async def until_done() -> None:
-        await forever(name, once, Bell(), done)
-
-    await wait_or_stop(until_done(), stop)
-    return results[0] if results else None
+    absence = _Absence(name)
+    while not stop.wished:
+        try:
+            async with database.transaction() as connection:
+                result = await work(connection)
+        except DatabaseAwayError as error:
+            await wait_or_stop(asyncio.sleep(absence.goes_on(error)), stop)
+        else:
+            absence.is_over()
+            return result
+    return None
 
 
 async def wait_or_stop(waiting: Coroutine[Any, Any, None], stop: Stop) -> None:

@@ -48,7 +48,7 @@ class Visit:
         records: A record for each session, in order of their beginning.
         names: What the target calls itself; None until it has greeted us.
         fault: A session could not even be tried, through our own fault.
-        one_by_one: Sessions now follow each other.
+        one_by_one_from: Place of the first record since sessions follow each other.
     """
 
     target: Target
@@ -56,7 +56,7 @@ class Visit:
     records: list[SessionRecord] = field(default_factory=list)
     names: Names | None = None
     fault: NoSocketError | None = None
-    one_by_one: bool = False
+    one_by_one_from: int | None = None
 
     @property
     def strained(self) -> bool:
@@ -69,8 +69,9 @@ class Visit:
 
         Among parallel sessions that means no more than a limit on connections at once.
         """
-        last = [record.ended for record in self.records[-_STRIKES:]]
-        return self.one_by_one and len(last) == _STRIKES and set(last) <= _TURNED_AWAY
+        since = len(self.records) if self.one_by_one_from is None else self.one_by_one_from
+        last = [record.ended for record in self.records[since:][-_STRIKES:]]
+        return len(last) == _STRIKES and set(last) <= _TURNED_AWAY
 
     def answered(self) -> set[int]:
         """Return the numbers of the forms that have an answer."""
@@ -177,7 +178,8 @@ class Prober:
                         visit, sessions.purpose, offers, pipelining=sessions.pipelining
                     )
 
-        visit.one_by_one = sessions.at_once == 1
+        if sessions.at_once == 1 and visit.one_by_one_from is None:
+            visit.one_by_one_from = len(visit.records)
         async with asyncio.TaskGroup() as group:
             for forms in sessions.groups:
                 group.create_task(hold(forms))

@@ -6,12 +6,12 @@ time to renew its $TIMESTAMP.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import signal
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
 from relaytest.net.dns import listed_as
 from relaytest.store import listings
-from relaytest.store.database import Bell, Connection, Database
+from relaytest.store.database import Bell, Database
 
 _LONGEST_SLEEP = timedelta(seconds=60)  # between looks at the listings, if no bell rings
 _LOOK = timedelta(minutes=1)  # between looks at what DNS answers
@@ -49,19 +49,48 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         ears.cancel()
 
 
-@dataclass(frozen=True, slots=True)
+class _DiskError(Exception):
+    """A draft could not be written. No OSError, which inside a transaction means the database."""
+
+
 class _Draft:
-    """A file that is written but not yet published.
+    """A file that is being written beside the published one.
 
     Attributes:
         suffix: Of the file it is to replace.
-        digest: Of its entries, without what changes with time.
+        entries: How many it has.
     """
 
-    path: Path
-    suffix: str
-    digest: str
-    entries: int
+    def __init__(self, folder: Path, suffix: str, head: str) -> None:
+        self.suffix = suffix
+        self.entries = 0
+        self._digest = hashlib.sha256()
+        self._file = tempfile.NamedTemporaryFile(dir=folder, prefix=".draft-", delete=False)  # noqa: SIM115 - closed by `close`
+        self.path = Path(self._file.name)
+        self._file.write(head.encode())
+
+    def write(self, entries: bytes) -> None:
+        """Append entries."""
+        self._digest.update(entries)
+        try:
+            self._file.write(entries)
+        except OSError as error:
+            raise _DiskError(str(error)) from error
+
+    @property
+    def digest(self) -> str:
+        """Of the entries, without the head, which changes with time."""
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Let the system have all octets."""
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self.path.unlink(missing_ok=True)
 
 
 class Publisher:
@@ -82,57 +111,45 @@ class Publisher:
         await asyncio.sleep(self._publish.debounce.total_seconds())
         try:
             await self._publish_drafts()
-        except OSError as error:  # a full disk, say
+        except (OSError, _DiskError) as error:  # a full disk, say
             log.error("zone not written; the last one stays", error=str(error))  # noqa: TRY400
         return _LONGEST_SLEEP
 
     async def _publish_drafts(self) -> None:
-        now, drafts = utcnow(), list[_Draft]()
-        try:
+        now, expire_after = utcnow(), self._publish.expire_after
+        with contextlib.ExitStack() as drafts:
+
+            def begin(suffix: str, head: str) -> _Draft:
+                draft = _Draft(self.folder, suffix, head)
+                drafts.callback(draft.discard)
+                return draft
+
+            four = begin("ip4", render_ip4(self._apex, stamped_at=now, expire_after=expire_after))
+            six = begin("ip6", render_ip6(self._apex, stamped_at=now, expire_after=expire_after))
+            apex = begin("apex", render_apex(self._apex))
             async with self._database.transaction() as connection:
-                for version, render in ((4, render_ip4), (6, render_ip6)):
-                    head = render(
-                        self._apex, stamped_at=now, expire_after=self._publish.expire_after
-                    )
-                    drafts.append(await self._draft(connection, version, head))
-            await asyncio.to_thread(self._replace_changed, drafts, now)
-        finally:
-            for draft in drafts:
-                draft.path.unlink(missing_ok=True)
+                four.entries = await listings.export(connection, 4, four.write)
+                six.entries = await listings.export(connection, 6, six.write)
+            await asyncio.to_thread(self._replace_changed, (four, six), apex, now)
 
-    async def _draft(self, connection: Connection, version: int, head: str) -> _Draft:
-        digest = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".draft-", delete=False) as file:
-
-            def write(entries: bytes) -> None:
-                digest.update(entries)
-                file.write(entries)
-
-            file.write(head.encode())
-            count = await listings.export(connection, version, write)
-        return _Draft(Path(file.name), f"ip{version}", digest.hexdigest(), count)
-
-    def _replace_changed(self, drafts: list[_Draft], now: datetime) -> None:
+    def _replace_changed(self, drafts: Sequence[_Draft], apex: _Draft, now: datetime) -> None:
         """Publish drafts that differ from what stands, or all if the stamps grow old."""
         changed = [one for one in drafts if self._digests.get(one.suffix) != one.digest]
-        if now - self._stamped_at > self._publish.expire_after / 4:
-            changed = drafts
-            self._stamped_at = now
-            self._write_apex()
-        if not changed:
-            return
+        restamp = now - self._stamped_at > self._publish.expire_after / 4
+        if restamp:
+            changed = [*drafts, apex]
+        for draft in changed:
+            draft.close()
         for draft in changed:
             self._replace(draft.path, draft.suffix)
             self._digests[draft.suffix] = draft.digest
-        self._reload()
-        counts = {draft.suffix: draft.entries for draft in drafts}
-        log.info("published", zone=self._publish.zone, **counts)
-        self.published.ring()
-
-    def _write_apex(self) -> None:
-        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".draft-", delete=False) as file:
-            file.write(render_apex(self._apex).encode())
-        self._replace(Path(file.name), "apex")
+        if restamp:
+            self._stamped_at = now
+        if changed:
+            self._reload()
+            counts = {draft.suffix: draft.entries for draft in drafts}
+            log.info("published", zone=self._publish.zone, **counts)
+            self.published.ring()
 
     def _replace(self, draft: Path, suffix: str) -> None:
         """Rename a draft over the published file, so that it survives a power cut."""
@@ -156,8 +173,11 @@ class Publisher:
         if not self._publish.pidfile:
             return
         try:
-            os.kill(int(Path(self._publish.pidfile).read_text(encoding="ascii")), signal.SIGHUP)
-        except (OSError, ValueError) as error:
+            pid = int(Path(self._publish.pidfile).read_text(encoding="ascii"))
+            if pid < 2:  # kill(2) takes 0 and less for groups of processes
+                raise ValueError(f"{pid} is no process of a DNS server")  # noqa: TRY301 - same answer
+            os.kill(pid, signal.SIGHUP)
+        except (OSError, ValueError, OverflowError) as error:
             log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))
 
 

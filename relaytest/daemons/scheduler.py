@@ -10,9 +10,9 @@ from datetime import timedelta
 import structlog
 
 from relaytest.core.config import Config
-from relaytest.core.errors import DatabaseAwayError
+from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.listing import Event, State, event_for, step, unlistable
-from relaytest.core.verdict import Patience, Verdict, judge
+from relaytest.core.verdict import Finding, Patience, Verdict, judge
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever
@@ -126,8 +126,10 @@ class Scheduler:
         if event is Event.FOUND_OPEN and (why := unlistable(trial.address)):
             log.warning("open, but not listed", address=str(trial.address), why=why)
             return
-        if event is Event.FOUND_OPEN and await evidence_store.is_superseded(connection, trial):
-            await self._ask_again(connection, trial)
+        newer = await evidence_store.newer_finding(connection, trial)
+        if newer is not None:  # what an old trial shows by now is no longer how things are
+            if event is Event.FOUND_OPEN and newer is Finding.CLOSED:
+                await self._ask_again(connection, trial)
             return
         old, evidence = await listings.state_of(connection, trial.address, trial.port)
         new = step(old, event)
@@ -157,17 +159,20 @@ class Scheduler:
         It may have lain in the queue since before the server was mended, so it lists nobody;
         but it reopens the case.
         """
-        await jobs.enqueue(
-            connection,
-            jobs.Request(
-                target=str(trial.address),
-                port=trial.port,
-                reason="recheck",
-                requester="scheduler",
-                note=f"a message of trial {trial.id} came back late",
-            ),
+        request = jobs.Request(
+            target=str(trial.address),
+            port=trial.port,
+            reason="recheck",
+            requester="scheduler",
+            note=f"a message of trial {trial.id} came back late",
         )
-        log.info("late receipt reopens the case", address=str(trial.address), trial=trial.id)
+        try:
+            async with connection.transaction():  # a refusal must not spoil the outer one
+                await jobs.enqueue(connection, request)
+        except RefusedRequestError as error:
+            log.warning("late receipt, but no new test", trial=trial.id, why=str(error))
+        else:
+            log.info("late receipt reopens the case", address=str(trial.address), trial=trial.id)
 
     async def rescue(self) -> None:
         """Free the jobs of workers that died."""

@@ -156,15 +156,25 @@ class Worker:
     async def _serve(self, job: Job) -> None:
         """Do one job; whatever goes wrong, it does not take others with it."""
         try:
-            await self._attend(job)
+            retry_in = await self._attend_or_fail(job)
+            if retry_in is not None:
+                await self._store(job, None, retry_in=retry_in)
         except _LeaseLostError:
             log.warning("lease lost; nothing written", job=job.id, address=str(job.address))
+
+    async def _attend_or_fail(self, job: Job) -> timedelta | None:
+        """Return when to try a job again that failed through our own fault."""
+        try:
+            await self._attend(job)
+        except _LeaseLostError:
+            raise
         except NoSocketError as error:
             log.warning("no socket to probe with", job=job.id, error=str(error))
-            await self._store(job, None, retry_in=_AFTER_A_FAULT)
+            return _AFTER_A_FAULT
         except Exception:
             log.exception("visit failed", job=job.id, address=str(job.address))
-            await self._store(job, None, retry_in=_AFTER_A_FAULT * 20)
+            return _AFTER_A_FAULT * 20
+        return None
 
     async def _attend(self, job: Job) -> None:
         why = refusal(job.address, self._scope)  # once more: the configuration may have changed

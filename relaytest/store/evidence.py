@@ -13,7 +13,7 @@ from relaytest.core.reply import Reply
 from relaytest.core.target import Address
 from relaytest.core.token import Mailbox
 from relaytest.core.transcript import visible
-from relaytest.core.verdict import Verdict
+from relaytest.core.verdict import Finding, Verdict
 from relaytest.core.visit import SessionRecord
 from relaytest.store.database import Connection
 
@@ -79,9 +79,10 @@ SAVE_VERDICT = """
             explanation, forms)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 """
-SUPERSEDED = """
-    SELECT EXISTS (SELECT FROM relaytest.verdict
-                    WHERE address = $1 AND port = $2 AND trial > $3 AND verdict = 'closed')
+NEWER = """
+    SELECT verdict FROM relaytest.verdict
+     WHERE address = $1 AND port = $2 AND trial > $3 AND verdict <> 'unknown'
+     ORDER BY trial DESC, id DESC LIMIT 1
 """
 SETTLED = "UPDATE relaytest.trial SET settle_at = $2 WHERE id = $1"
 BEGIN_CHECK = "INSERT INTO relaytest.sink_check DEFAULT VALUES RETURNING id"
@@ -312,10 +313,10 @@ async def save_verdict(connection: Connection, trial: Trial, verdict: Verdict) -
     return True
 
 
-async def is_superseded(connection: Connection, trial: Trial) -> bool:
-    """Whether a later trial found the same target closed."""
-    later: bool = await connection.fetchval(SUPERSEDED, trial.address, trial.port, trial.id)
-    return later
+async def newer_finding(connection: Connection, trial: Trial) -> Finding | None:
+    """Return what later trials found of the same target, if they found anything."""
+    found = await connection.fetchval(NEWER, trial.address, trial.port, trial.id)
+    return None if found is None else Finding(found)
 
 
 async def settled(connection: Connection, trial: int, judge_at: datetime | None) -> None:

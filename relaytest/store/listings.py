@@ -45,7 +45,9 @@ RECHECK = """
         UPDATE relaytest.listing AS l SET recheck_at = now() + $1 FROM due
          WHERE l.address = due.address AND l.port = due.port)
     INSERT INTO relaytest.retest (target, port, reason, requester)
-    SELECT host(address), port, 'recheck', 'scheduler' FROM due ORDER BY address, port
+    SELECT host(address), port, 'recheck', 'scheduler' FROM due
+     WHERE relaytest.scope_refusal(address) IS NULL    -- one refusal would refuse them all
+     ORDER BY address, port
 """
 PUBLISHED4 = """
     SELECT DISTINCT host(address), address FROM relaytest.listing_current

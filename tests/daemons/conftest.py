@@ -16,8 +16,10 @@ Begin = Callable[..., AbstractAsyncContextManager[Lab]]
 
 
 @pytest.fixture
-def begin(database: Database, dsn: str, tmp_path) -> Begin:
+def begin(database: Database, dsn: str, tmp_path, monkeypatch) -> Begin:
     """Run worker, sink and scheduler, or other daemons; sections go over the lab's own."""
+    monkeypatch.setattr(sink, "_GAP", 0.02)  # else each test ends up to a second later
+    monkeypatch.setattr(worker, "_LONGEST_SLEEP", timedelta(milliseconds=100))
 
     def run(*daemons, **sections) -> AbstractAsyncContextManager[Lab]:
         config = lab_config(tmp_path / "zone", **sections)

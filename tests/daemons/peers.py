@@ -95,11 +95,31 @@ def relays(sink: tuple[str, int], pattern: re.Pattern[bytes] = PLAIN) -> Post:
     return post
 
 
+class Gate:
+    """Where a server stops until the test lets it go on.
+
+    Attributes:
+        reached: A client has come so far.
+        opened: All go on, now and later.
+    """
+
+    def __init__(self) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+
+    async def go_through(self) -> None:
+        """Wait until it is open."""
+        self.reached.set()
+        await self.opened.wait()
+
+
 class Target:
     """A mail server on an address of its own that does as it is told and remembers all.
 
     Attributes:
+        recipient: Reply to RCPT, from reverse-path and forward-path.
+        post: What becomes of a message, before the answer to the dot.
         talks: Each connection, in order.
+        now: Connections at this moment.
         most: Connections at once, at most.
     """
 
@@ -112,26 +132,32 @@ class Target:
         greeting: bytes = b"220 %b ESMTP" % NAME.encode(),
         pipelining: bool = True,
         errors: int = 1000,
+        messages: int = 1000,
         at_once: int = 1000,
+        gate: Gate | None = None,
         **says: bytes,
     ) -> None:
         """Describe it.
 
         Args:
-            recipient: Reply to RCPT, from reverse-path and forward-path.
-            post: What becomes of a message, before the answer to the dot.
+            recipient: See the attribute.
+            post: Likewise.
             dot: Answer to the dot; None: none ever.
             greeting: Without the line end.
             pipelining: Announce it.
             errors: So many refusals, and it hangs up.
+            messages: So many in a connection, and it hangs up.
             at_once: More connections are turned away.
+            gate: Before the greeting.
             says: Reply to a verb instead of the usual one.
         """
         self.host = fresh_address()
         self.talks: list[Talk] = []
         self.now = self.most = 0
-        self._recipient, self._post, self._dot = recipient, post, dot
+        self.recipient, self.post = recipient, post
+        self._dot, self._gate = dot, gate
         self._greeting, self._errors, self._at_once = greeting, errors, at_once
+        self._messages = messages
         self._says = {verb.encode(): reply for verb, reply in says.items()}
         self._hello = b"250-%b\r\n250 %b" % (
             NAME.encode(),
@@ -168,6 +194,8 @@ class Target:
             self.now -= 1
 
     async def _converse(self, peer: Peer, talk: Talk) -> None:
+        if self._gate is not None:
+            await self._gate.go_through()
         await peer.say(self._greeting + b"\r\n")
         while line := (await peer.hear()).rstrip(b"\r\n"):
             talk.lines.append(line)
@@ -191,12 +219,16 @@ class Target:
                 talk.reverse, talk.forwards = path, []
             case b"RCPT":
                 talk.tried.append((talk.reverse, path))
-                usual = self._recipient(talk.reverse, path)
+                usual = self.recipient(talk.reverse, path)
                 talk.forwards += [path] * usual.startswith(b"250")
             case b"DATA":
                 usual = b"354 Go ahead" if talk.forwards else b"554 5.5.1 No valid recipients"
+                if len(talk.taken) >= self._messages:
+                    usual = b"421 4.7.0 Too many messages"
             case b"QUIT":
                 usual = b"221 2.0.0 Bye"
+            case _:
+                pass
         return self._says.get(verb, usual)
 
     async def _take(self, peer: Peer, talk: Talk) -> None:
@@ -205,11 +237,16 @@ class Target:
             lines.append(line.removeprefix(b"."))
         mail = Mail(talk.reverse, tuple(talk.forwards), b"".join(lines))
         talk.taken.append(mail)
-        await self._post(self, mail)
+        await self.post(self, mail)
         if self._dot is None:
             await peer.wait()
         else:
             await peer.say(self._dot + b"\r\n")
+
+
+async def seen(value: object) -> bool | None:
+    """For `until`: whether there is anything yet."""
+    return bool(value) or None
 
 
 async def send(
@@ -233,7 +270,7 @@ async def send(
     Returns:
         The code of each reply from RCPT on, the last one that to the dot.
     """
-    reader, writer = await _reach(place, source)
+    reader, writer = await reach(place, source)
     commands = [b"HELO " + helo, b"MAIL FROM:" + reverse]
     commands += [b"RCPT TO:" + forward for forward in forwards]
     if octets is not None:
@@ -255,9 +292,10 @@ async def send(
     return [code for code in codes[3:] if code != b"354"]
 
 
-async def _reach(
-    place: tuple[str, int], source: str
+async def reach(
+    place: tuple[str, int], source: str = "127.0.0.1"
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect, as soon as somebody listens there."""
     async with asyncio.timeout(20):
         while True:
             try:

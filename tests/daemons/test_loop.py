@@ -9,6 +9,7 @@ from relaytest.core.errors import DatabaseAwayError
 from relaytest.daemons import loop
 from relaytest.daemons.loop import Stop, forever, once_there, wait_or_stop
 from relaytest.store.database import Bell
+from tests.daemons.peers import seen
 from tests.lab import until
 
 HOUR = timedelta(hours=1)
@@ -132,13 +133,9 @@ async def test_a_waiting_loop_stops_at_once():
     work = Work(stop, None, None, pause=HOUR)
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(forever("test", work, Bell(), stop))
-        await until(lambda: _true(work.done), "the first round")
+        await until(lambda: seen(work.done), "the first round")
         stop.set()
     assert work.done == 1
-
-
-async def _true(value: object) -> bool | None:
-    return bool(value) or None
 
 
 async def test_work_is_not_begun_when_the_stop_was_wished_before():
@@ -279,7 +276,7 @@ async def test_once_there_waits_until_the_database_is_back(road, shaky, logged):
     await road.cut()
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         waiting = group.create_task(once_there("test", shaky, one, Stop()))
-        await until(lambda: _true(logged), "a look at the database")
+        await until(lambda: seen(logged), "a look at the database")
         await road.mend()
         assert await waiting == 1
 

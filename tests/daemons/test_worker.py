@@ -2,25 +2,23 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from relaytest.core.token import Mailbox, Token, mask, verify
+from relaytest.core.config import Config, split_endpoint
+from relaytest.core.token import Mailbox, verify
 from relaytest.daemons import scheduler, shipped, sink, worker
-from relaytest.store import jobs
+from relaytest.daemons.prober import Prober
 from relaytest.store.cluster import Cluster
-from relaytest.store.database import open_database
+from relaytest.store.database import Database, open_database
 from tests.daemons import peers
 from tests.daemons.peers import (
     PERCENT,
@@ -28,6 +26,7 @@ from tests.daemons.peers import (
     POSTMASTER,
     RELAYING_DENIED,
     TAKEN,
+    Gate,
     Mail,
     Road,
     Target,
@@ -35,6 +34,7 @@ from tests.daemons.peers import (
     closed,
     only,
     relays,
+    seen,
     send,
 )
 from tests.lab import Lab, lab_config, running, until
@@ -67,11 +67,6 @@ async def ever_listed(lab: Lab) -> int:
 
 def found(row: asyncpg.Record) -> tuple[str, str]:
     return row["verdict"], row["reason"]
-
-
-async def seen(value: object) -> bool | None:
-    """For `until`: whether there is anything yet."""
-    return bool(value) or None
 
 
 # --- what each kind of server is found to be
@@ -198,7 +193,7 @@ async def test_every_form_is_answered_by_a_server_that_hangs_up_after_some_error
 
 async def test_a_server_that_bears_one_connection_gets_one_once_it_has_said_so(begin):
     server = Target(at_once=1)
-    async with begin() as lab, server.serve() as port:
+    async with begin(politeness={"sessions_at_once": 4}) as lab, server.serve() as port:
         row = await outcome(lab, server.host, port)
         turned_away = await lab.connection.fetchval(
             "SELECT count(*) FROM relaytest.session WHERE ended = 'rejected'"
@@ -486,6 +481,24 @@ async def test_a_worker_without_a_sink_domain_claims_nothing(begin, logged):
 # --- manners
 
 
+async def test_a_server_that_turns_us_away_is_soon_left_alone(begin):
+    server = Target()
+    converse = server._converse
+
+    async def once(peer: hostile.Peer, talk: peers.Talk) -> None:
+        if len(server.talks) == 1:
+            await converse(peer, talk)
+        else:
+            await peer.say(b"421 4.7.0 Too many connections from you\r\n")
+
+    server._converse = once  # type: ignore[method-assign]  # the test's own server
+    async with begin(politeness={"sessions_at_once": 4}) as lab, server.serve() as port:
+        row = await outcome(lab, server.host, port)
+        assert found(row) == ("unknown", "incomplete")
+        assert await ever_listed(lab) == 0
+    assert len(server.talks) <= 1 + 4 + 2  # the scout, a parallel round, two strikes
+
+
 def manners(talk: peers.Talk, keys: list[bytes]) -> tuple[int, int]:
     """Transactions, and odd forms, of a session."""
     odd = 0
@@ -523,9 +536,12 @@ async def test_no_session_is_large_and_each_ends_with_quit(begin, make, depth):
 @pytest.mark.parametrize("most", [1, 2, 4])
 async def test_no_more_connections_at_once_than_configured(begin, most):
     server = Target(anybody)
-    async with begin(timing=QUICK, sink=OFTEN, politeness={"sessions_at_once": most}) as lab:
-        async with server.serve() as port:
-            await outcome(lab, server.host, port)
+    politeness = {"sessions_at_once": most}
+    async with (
+        begin(timing=QUICK, sink=OFTEN, politeness=politeness) as lab,
+        server.serve() as port,
+    ):
+        await outcome(lab, server.host, port)
     assert server.most <= most
 
 
@@ -539,6 +555,31 @@ async def test_messages_are_honest_and_give_no_token_away(begin):
         assert server.host.encode() not in mail.octets
         assert forward not in mail.octets or forward in mail.reverse  # S-SELF has but one
         assert b"postmaster@example" in mail.octets
+
+
+# --- bells
+
+
+async def test_an_insert_wakes_the_worker_and_evidence_the_scheduler(begin, monkeypatch):
+    server = Target()
+    for daemon in (worker, scheduler):
+        monkeypatch.setattr(daemon, "_LONGEST_SLEEP", timedelta(hours=1))
+    async with begin() as lab, server.serve() as port:
+        await lab.insert(server.host, port)
+        await lab.verdict(server.host, "closed")
+
+
+async def test_the_loss_of_every_bell_costs_only_time(begin, monkeypatch):
+    async def deaf(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Database, "listen", deaf)
+    monkeypatch.setattr(scheduler, "_LONGEST_SLEEP", timedelta(milliseconds=100))
+    async with begin() as lab:
+        server = Target(anybody, relays(lab.sink))
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
 
 
 # --- many targets
@@ -569,7 +610,7 @@ async def test_more_jobs_than_slots_are_all_done_with_no_more_at_once(begin):
         return closed(reverse, forward)
 
     for server in servers:
-        server._recipient = recipient
+        server.recipient = recipient
     async with (
         begin(politeness={"slots": 2}) as lab,
         contextlib.AsyncExitStack() as stack,
@@ -583,14 +624,14 @@ async def test_more_jobs_than_slots_are_all_done_with_no_more_at_once(begin):
 
 async def test_one_visit_that_fails_takes_no_other_with_it(begin, monkeypatch, logged):
     servers = [Target(), Target()]
-    visit = worker.Prober.visit
+    visit = Prober.visit
 
     async def broken(self, target, forms):
         if str(target.address) == servers[0].host:
             raise ValueError("a bug")
         return await visit(self, target, forms)
 
-    monkeypatch.setattr(worker.Prober, "visit", broken)
+    monkeypatch.setattr(Prober, "visit", broken)
     async with begin() as lab, servers[0].serve() as port, servers[1].serve() as other:
         await lab.insert(servers[0].host, port)
         await lab.insert(servers[1].host, other)
@@ -608,24 +649,9 @@ async def test_one_visit_that_fails_takes_no_other_with_it(begin, monkeypatch, l
 # --- what happens meanwhile
 
 
-class Gate:
-    """RCPT: `then`; the first one waits until the gate is opened."""
-
-    def __init__(self, server: Target) -> None:
-        self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        converse = server._converse
-
-        async def gated(peer: hostile.Peer, talk: peers.Talk) -> None:
-            self.reached.set()
-            await self.opened.wait()
-            await converse(peer, talk)
-
-        server._converse = gated  # type: ignore[method-assign]  # the test's own server
-
-
 async def test_a_job_that_is_asked_for_again_while_it_runs_runs_once_more(begin):
-    server = Target()
-    gate = Gate(server)
+    gate = Gate()
+    server = Target(gate=gate)
     async with begin() as lab, server.serve() as port:
         await lab.insert(server.host, port)
         await gate.reached.wait()
@@ -639,9 +665,9 @@ async def test_a_job_that_is_asked_for_again_while_it_runs_runs_once_more(begin)
 
 
 async def test_a_visit_outlasts_the_loss_of_every_connection_to_the_database(begin, connection):
+    gate = Gate()
     async with begin() as lab:
-        server = Target(anybody, relays(lab.sink))
-        gate = Gate(server)
+        server = Target(anybody, relays(lab.sink), gate=gate)
         async with server.serve() as port:
             await lab.insert(server.host, port)
             await gate.reached.wait()
@@ -660,9 +686,9 @@ async def settled_(connection: asyncpg.Connection, host: str) -> asyncpg.Record:
 
     async def look() -> asyncpg.Record | None:
         return await connection.fetchrow(
-            "SELECT v.* FROM relaytest.verdict_latest AS v JOIN relaytest.trial AS t ON t.id = trial"
-            " WHERE v.address = $1::text::inet AND t.settle_at IS NULL AND t.ended"
-            "   AND NOT EXISTS (SELECT FROM relaytest.job)",
+            "SELECT v.* FROM relaytest.verdict_latest AS v JOIN relaytest.trial AS t"
+            " ON t.id = v.trial WHERE v.address = $1::text::inet AND t.settle_at IS NULL"
+            " AND t.ended AND NOT EXISTS (SELECT FROM relaytest.job)",
             host,
         )
 
@@ -671,8 +697,8 @@ async def settled_(connection: asyncpg.Connection, host: str) -> asyncpg.Record:
 
 async def test_a_result_waits_for_a_database_that_is_away(road: Road, shaky, dsn, tmp_path):
     config = lab_config(tmp_path / "zone")
-    server = Target()
-    gate = Gate(server)
+    gate = Gate()
+    server = Target(gate=gate)
     async with running(config, shaky, dsn, (worker.run, sink.run, scheduler.run)) as lab:
         async with server.serve() as port:
             await lab.insert(server.host, port)
@@ -689,8 +715,8 @@ async def test_a_result_waits_for_a_database_that_is_away(road: Road, shaky, dsn
 
 async def test_a_visit_outlasts_a_restart_of_postgresql(tmp_path):
     config = lab_config(tmp_path / "zone")
-    server = Target()
-    gate = Gate(server)
+    gate = Gate()
+    server = Target(gate=gate)
     with temporary_cluster() as cluster:
         postgres = Cluster(cluster.data, durable=False)
         async with (
@@ -714,8 +740,8 @@ async def test_a_visit_outlasts_a_restart_of_postgresql(tmp_path):
 
 
 async def test_a_lost_lease_is_lost_and_the_worker_goes_on(begin, logged):
-    server, other = Target(), Target()
-    gate = Gate(server)
+    gate = Gate()
+    server, other = Target(gate=gate), Target()
     async with (
         begin(worker.run, scheduler.run, politeness={"slots": 1}) as lab,
         server.serve() as port,
@@ -726,7 +752,7 @@ async def test_a_lost_lease_is_lost_and_the_worker_goes_on(begin, logged):
         await lab.connection.execute("UPDATE relaytest.job SET attempt = attempt + 1")
         gate.opened.set()
         await lab.insert(other.host, other_port)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(6):
             await lab.verdict(other.host, "closed")
         assert await lab.connection.fetchval("SELECT count(*) FROM relaytest.session") == len(
             other.talks
@@ -739,7 +765,7 @@ async def test_a_lost_lease_of_a_visit_that_failed_does_not_end_the_worker(
     begin, monkeypatch, logged
 ):
     server, other = Target(), Target()
-    visit = worker.Prober.visit
+    visit = Prober.visit
 
     async def broken(self, target, forms):
         if str(target.address) != server.host:
@@ -747,7 +773,7 @@ async def test_a_lost_lease_of_a_visit_that_failed_does_not_end_the_worker(
         await lab.connection.execute("UPDATE relaytest.job SET attempt = attempt + 1")
         raise ValueError("a bug")
 
-    monkeypatch.setattr(worker.Prober, "visit", broken)
+    monkeypatch.setattr(Prober, "visit", broken)
     async with (
         begin(worker.run, scheduler.run, politeness={"slots": 1}) as lab,
         server.serve() as port,
@@ -756,7 +782,7 @@ async def test_a_lost_lease_of_a_visit_that_failed_does_not_end_the_worker(
         await lab.insert(server.host, port)
         await until(lambda: seen(logged), "the failure")
         await lab.insert(other.host, other_port)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(6):
             await lab.verdict(other.host, "closed")
 
 
@@ -765,8 +791,8 @@ async def test_a_lost_lease_of_a_visit_that_failed_does_not_end_the_worker(
 
 async def test_a_worker_that_stops_gives_its_jobs_back_at_once(begin, connection, monkeypatch):
     monkeypatch.setattr(worker, "_WIND_UP", 0.05)
-    server = Target()
-    gate = Gate(server)
+    gate = Gate()
+    server = Target(gate=gate)
     async with server.serve() as port:
         async with begin(worker.run) as lab:
             await lab.insert(server.host, port)
@@ -783,8 +809,8 @@ async def test_a_worker_that_stops_gives_its_jobs_back_at_once(begin, connection
 
 
 async def test_a_visit_that_is_about_to_end_is_stored_by_a_worker_that_stops(begin, connection):
-    server = Target()
-    gate = Gate(server)
+    gate = Gate()
+    server = Target(gate=gate)
     async with server.serve() as port:
         async with begin(worker.run) as lab:
             await lab.insert(server.host, port)
@@ -795,7 +821,7 @@ async def test_a_visit_that_is_about_to_end_is_stored_by_a_worker_that_stops(beg
         assert await connection.fetchval("SELECT visits FROM relaytest.trial") == 1
 
 
-def toml(config, dsn: str) -> str:
+def toml(config: Config, dsn: str) -> str:
     """What a worker needs of a lab's configuration."""
     return f"""
 [database]
@@ -811,34 +837,47 @@ retries = []
 """
 
 
-async def test_the_job_of_a_killed_worker_is_done_by_another(database, dsn, connection, tmp_path):
-    config = lab_config(tmp_path / "zone")
-    file = tmp_path / "relaytest.toml"
-    file.write_text(toml(config, dsn))
-    server = Target(anybody, relays(("", 0)))
-    server._post = relays((config.sink.listen[0].split(":")[0], lab_port(config)))
-    gate = Gate(server)
-    environment = {key: os.environ[key] for key in os.environ if not key.startswith("RELAYTEST")}
+async def test_the_job_of_a_killed_worker_is_done_by_another(begin, dsn, connection, tmp_path):
+    """Killed when its first message is on its way: it has stored nothing of its visit."""
+    gate, listen = Gate(), [f"{(host := fresh_address())}:{fresh_port(host)}"]
+    post = relays(split_endpoint(listen[0]))
+
+    async def stuck(target: Target, mail: Mail) -> None:
+        await post(target, mail)
+        await gate.go_through()
+
+    server = Target(anybody, stuck)
     async with server.serve() as port:
-        await jobs.enqueue(connection, jobs.Request(server.host, "nominated", port=port))
-        with subprocess.Popen(
-            [sys.executable, "-m", "relaytest", "worker", "--config", file],
-            cwd=ROOT,
-            env=environment,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process:
-            async with asyncio.timeout(60):
-                await gate.reached.wait()
-            process.send_signal(signal.SIGKILL)
+        async with begin(sink.run, sink=OFTEN | {"listen": listen}) as lab:
+            await lab.insert(server.host, port)
+            file = tmp_path / "relaytest.toml"
+            file.write_text(toml(lab.config, dsn))
+            await kill_worker_at(gate, file)
         leased = await connection.fetchrow("SELECT leased, trial FROM relaytest.job")
         assert leased["leased"]
-        await connection.execute("UPDATE relaytest.worker SET beat_at = now() - interval '1 min'")
+        assert await connection.fetchval("SELECT count(*) FROM relaytest.receipt") > 0
+        await connection.execute("DELETE FROM relaytest.worker")  # as if it were long ago
         gate.opened.set()
-        async with running(config, database, dsn, (worker.run, sink.run, scheduler.run)) as lab:
+        async with begin(sink=OFTEN | {"listen": listen}) as lab:
             row = await settled(lab, server.host)
             assert (found(row), row["trial"]) == (("open", "relayed"), leased["trial"])
-            assert await connection.fetchval("SELECT count(*) FROM relaytest.trial") == 1
-            copies = await connection.fetchval("SELECT max(copies) FROM relaytest.receipt")
-            assert copies == 1
-    assert max(server.tried.count(envelope) for envelope in server.tried) <= 3
+            trial = await connection.fetchrow("SELECT count(*), max(visits) FROM relaytest.trial")
+            assert tuple(trial) == (1, 1)
+            assert await connection.fetchval("SELECT max(copies) FROM relaytest.receipt") <= 2
+
+
+async def kill_worker_at(gate: Gate, file: Path) -> None:
+    """Start a worker of its own process; kill it at the gate."""
+    environment = {key: os.environ[key] for key in os.environ if not key.startswith("RELAYTEST")}
+    with subprocess.Popen(  # noqa: ASYNC220 - it only begins here
+        [sys.executable, "-m", "relaytest", "worker", "--config", file],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            async with asyncio.timeout(60):
+                await gate.reached.wait()
+        finally:
+            process.kill()

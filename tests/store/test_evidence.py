@@ -184,8 +184,8 @@ async def test_the_latest_verdict_is_that_of_the_latest_trial(connection, job):
     open_ = Verdict(Finding.OPEN, Reason.RELAYED, "high", "relays", ("S-EXT/R-PLAIN",))
     await evidence.save_verdict(connection, old, open_)
     assert (await connection.fetchval("SELECT verdict FROM relaytest.verdict_latest")) == "closed"
-    assert await evidence.is_superseded(connection, old)
-    assert not await evidence.is_superseded(connection, new)
+    assert await evidence.newer_finding(connection, old) is Finding.CLOSED
+    assert await evidence.newer_finding(connection, new) is None
 
 
 async def test_a_judged_trial_rests_until_its_time(connection, job):
