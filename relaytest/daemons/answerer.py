@@ -9,6 +9,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import structlog
@@ -48,7 +49,8 @@ class Answerer:
         """Answer one question; REFUSED outside the zone, SERVFAIL without the database."""
         response = dns.message.make_response(query)
         question = query.question[0]
-        if not question.name.is_subdomain(self._origin):
+        ours = question.name.is_subdomain(self._origin)
+        if not ours or question.rdclass != dns.rdataclass.IN:
             response.set_rcode(dns.rcode.REFUSED)
             return response
         response.flags |= dns.flags.AA

@@ -5,4 +5,4 @@ from datetime import UTC, datetime
 
 def utcnow() -> datetime:
     """Return the current time, aware, UTC."""
-    return datetime.now(UTC)  # noqa: TID251 - this is the place
+    return datetime.now(UTC)

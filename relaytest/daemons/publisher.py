@@ -49,10 +49,6 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         ears.cancel()
 
 
-class _DiskError(Exception):
-    """A draft could not be written. No OSError, which inside a transaction means the database."""
-
-
 class _Draft:
     """A file that is being written beside the published one.
 
@@ -65,25 +61,36 @@ class _Draft:
         self.suffix = suffix
         self.entries = 0
         self._digest = hashlib.sha256()
+        self._failure: OSError | None = None
         self._file = tempfile.NamedTemporaryFile(dir=folder, prefix=".draft-", delete=False)  # noqa: SIM115 - closed by `close`
         self.path = Path(self._file.name)
         self._file.write(head.encode())
 
     def write(self, entries: bytes) -> None:
-        """Append entries."""
+        """Append entries; what goes wrong comes out at `finish`.
+
+        An error in the midst of a COPY would break the connection to the database, too.
+        """
         self._digest.update(entries)
-        try:
-            self._file.write(entries)
-        except OSError as error:
-            raise _DiskError(str(error)) from error
+        if self._failure is None:
+            try:
+                self._file.write(entries)
+            except OSError as error:
+                self._failure = error
 
     @property
     def digest(self) -> str:
         """Of the entries, without the head, which changes with time."""
         return self._digest.hexdigest()
 
-    def close(self) -> None:
-        """Let the system have all octets."""
+    def finish(self) -> None:
+        """Let the system have all octets.
+
+        Raises:
+            OSError: The disk did not take them, now or earlier.
+        """
+        if self._failure is not None:
+            raise self._failure
         self._file.close()
 
     def discard(self) -> None:
@@ -111,8 +118,8 @@ class Publisher:
         await asyncio.sleep(self._publish.debounce.total_seconds())
         try:
             await self._publish_drafts()
-        except (OSError, _DiskError) as error:  # a full disk, say
-            log.error("zone not written; the last one stays", error=str(error))  # noqa: TRY400
+        except OSError as error:  # a full disk, say
+            log.error("zone not written; the last one stays", error=str(error))
         return _LONGEST_SLEEP
 
     async def _publish_drafts(self) -> None:
@@ -139,7 +146,7 @@ class Publisher:
         if restamp:
             changed = [*drafts, apex]
         for draft in changed:
-            draft.close()
+            draft.finish()
         for draft in changed:
             self._replace(draft.path, draft.suffix)
             self._digests[draft.suffix] = draft.digest
@@ -175,7 +182,7 @@ class Publisher:
         try:
             pid = int(Path(self._publish.pidfile).read_text(encoding="ascii"))
             if pid < 2:  # kill(2) takes 0 and less for groups of processes
-                raise ValueError(f"{pid} is no process of a DNS server")  # noqa: TRY301 - same answer
+                raise ValueError(f"{pid} is no process of a DNS server")
             os.kill(pid, signal.SIGHUP)
         except (OSError, ValueError, OverflowError) as error:
             log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))

@@ -42,11 +42,14 @@ async def serve_http(host: str, port: int, application: Any) -> AsyncIterator[tu
             timeout_graceful_shutdown=_GRACE,
         )
     )
-    async with asyncio.TaskGroup() as group:
-        serving = group.create_task(server.serve(sockets=[listening]))
+    serving = asyncio.create_task(server.serve(sockets=[listening]))  # noqa: TID251 - awaited below
+    try:
+        yield listening.getsockname()[:2]
+    finally:
+        server.should_exit = True
         try:
-            yield listening.getsockname()[:2]
-        finally:
-            server.should_exit = True
             await serving
+        finally:  # uvicorn, broken off, leaves its sockets open; uvloop would wait for them
+            for one in server.servers:
+                one.close()
             listening.close()

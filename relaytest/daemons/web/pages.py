@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -53,6 +54,9 @@ def make_application(config: Config, database: Database) -> FastAPI:
     application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
     application.get("/evidence/{trial}", response_class=HTMLResponse)(site.evidence)
     application.post("/removal", response_class=HTMLResponse)(site.removal)
+    application.add_exception_handler(404, site.no_page)
+    application.add_exception_handler(405, site.wrong_use)
+    application.add_exception_handler(RequestValidationError, site.wrong_use)
     application.middleware("http")(_guard)
     return application
 
@@ -70,6 +74,9 @@ async def _guard(request: Request, proceed: Callable[[Request], Awaitable[Respon
         except DatabaseAwayError:
             response = PlainTextResponse("The database is away; please try again.\n", 503)
             response.headers["Retry-After"] = "5"
+        except Exception:
+            log.exception("page failed", path=request.url.path)
+            response = PlainTextResponse("Something is wrong here; we can see what.\n", 500)
     response.headers.update(_HEADERS)
     return response
 
@@ -143,19 +150,30 @@ class Site:
             return self._not_an_address(address)
         async with self._database.transaction() as connection:
             standing = await pages.standing_of(connection, parsed)
-            if port not in {row["port"] for row in standing.listings}:
-                return await self._lookup(parsed, "This address is not listed: nothing to do.", 409)
-            request = jobs.Request(
-                str(parsed), "removal-request", port=port, requester="removal form"
-            )
-            try:
-                await jobs.enqueue(connection, request)
-            except RefusedRequestError as error:
-                return self._page("message.html", 409, title="Not possible", text=str(error))
+            listed = port in {row["port"] for row in standing.listings}
+            if listed:
+                request = jobs.Request(
+                    str(parsed), "removal-request", port=port, requester="removal form"
+                )
+                try:
+                    await jobs.enqueue(connection, request)
+                except RefusedRequestError as error:
+                    return self._page("message.html", 409, title="Not possible", text=str(error))
+        if not listed:
+            return await self._lookup(parsed, "This address is not listed: nothing to do.", 409)
         log.info("removal requested", address=str(parsed), port=port)
         return await self._lookup(
             parsed, "Your request is in. The server is tested again now; reload to see.", 202
         )
+
+    async def no_page(self, _: Request, __: Exception) -> HTMLResponse:
+        """Say that there is nothing under this URL."""
+        return self._page("message.html", 404, title="No such page", text="")
+
+    async def wrong_use(self, _: Request, error: Exception) -> HTMLResponse:
+        """Say that a form was not sent as it is meant to be."""
+        status = 422 if isinstance(error, RequestValidationError) else 405
+        return self._page("message.html", status, title="Please use the form", text="")
 
     def _not_an_address(self, text: str) -> HTMLResponse:
         return self._page(

@@ -1,0 +1,651 @@
+"""The public pages: what they show, what they hide, and that looking changes nothing."""
+
+import asyncio
+import contextlib
+import html
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, urlencode
+
+import asyncpg
+import pytest
+
+from relaytest.core.config import split_endpoint
+from relaytest.core.token import Mailbox, Token, issue
+from relaytest.daemons import scheduler, sink, web, worker
+from relaytest.daemons.loop import Stop
+from relaytest.daemons.web.pages import make_application
+from relaytest.net.http_server import serve_http
+from relaytest.store.database import Database, open_database
+from tests.daemons.peers import Target, seen
+from tests.lab import lab_config, until
+from tests.mta.process import fresh_address, fresh_port
+
+A, B = "192.0.2.1", "192.0.2.2"
+KEY = b"k" * 32
+TOKEN = issue(KEY, Token(Mailbox.FORWARD, 257, 1))
+HOSTILE = b"<script>alert('x')</script> \x1b[31m \x00 \xe2\x80\xae \xff & \" \\"
+FORM = "application/x-www-form-urlencoded"
+PATIENCE = 20.0
+
+
+@dataclass
+class Page:
+    """An answer of the web server.
+
+    Attributes:
+        headers: Names in lower case.
+        text: The body.
+    """
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def words(self) -> str:
+        """The body without character references, in one line."""
+        return " ".join(html.unescape(self.text).split())
+
+
+class Site:
+    """Asks one server."""
+
+    def __init__(self, place: tuple[str, int]) -> None:
+        self._place = place
+
+    async def get(self, path: str, method: str = "GET") -> Page:
+        return await self.say(f"{method} {path} HTTP/1.1", b"")
+
+    async def post(self, path: str, fields: dict[str, object], *headers: str) -> Page:
+        body = urlencode(fields).encode()
+        return await self.say(
+            f"POST {path} HTTP/1.1",
+            body,
+            f"Content-Type: {FORM}",
+            f"Content-Length: {len(body)}",
+            *headers,
+        )
+
+    async def say(self, first: str, body: bytes, *headers: str) -> Page:
+        reader, writer = await asyncio.open_connection(*self._place)
+        try:
+            lines = [first, "Host: lists.example", "Connection: close", *headers, "", ""]
+            writer.write("\r\n".join(lines).encode("latin-1") + body)
+            async with asyncio.timeout(PATIENCE):
+                octets = await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        head, _, text = octets.partition(b"\r\n\r\n")
+        status, *fields = head.decode("latin-1").split("\r\n")
+        pairs = [field.split(": ", 1) for field in fields]
+        return Page(
+            int(status.split()[1]), {name.lower(): value for name, value in pairs}, text.decode()
+        )
+
+
+@contextlib.asynccontextmanager
+async def serving(database: Database, tmp_path, **sections) -> AsyncIterator[Site]:
+    application = make_application(lab_config(tmp_path, **sections), database)
+    async with serve_http("127.0.0.1", 0, application) as place:
+        yield Site(place)
+
+
+@pytest.fixture
+async def site(database, tmp_path):
+    async with serving(database, tmp_path) as running:
+        yield running
+
+
+# --- rows to show
+
+
+async def trial(connection, address=A, *, number=1) -> int:
+    await connection.execute(
+        "INSERT INTO relaytest.trial (id, job, address, port, reason, requester)"
+        " VALUES ($1, 1, $2::text::inet, 25, 'operator', 'x')",
+        number,
+        address,
+    )
+    return number
+
+
+async def put_on(connection, address=A, *, number=1) -> None:
+    await trial(connection, address, number=number)
+    await connection.execute(
+        "INSERT INTO relaytest.listing (address, port, state, trial, listed_at, expires_at,"
+        " recheck_at) VALUES ($1::text::inet, 25, 'listed', $2, now(), now() + interval '1 day',"
+        " now() + interval '1 hour')",
+        address,
+        number,
+    )
+
+
+async def judged(connection, explanation: str, verdict="closed", address=A, number=1) -> None:
+    await connection.execute(
+        "INSERT INTO relaytest.verdict (trial, address, port, verdict, reason, confidence,"
+        " explanation, forms) VALUES ($1, $2::text::inet, 25, $3, 'refused', 'high', $4, '{}')",
+        number,
+        address,
+        verdict,
+        explanation,
+    )
+
+
+async def talked(connection, *octets: bytes, detail="", number=1) -> None:
+    """A session of the trial: what we and the server said in turn."""
+    await connection.execute(
+        "INSERT INTO relaytest.session (trial, visit, purpose, started_at, seconds, ended, detail,"
+        " at, ours, octets) VALUES ($1, 1, 'scout', $2, 1, 'complete', $3, $4, $5, $6)",
+        number,
+        datetime(2026, 1, 2, tzinfo=UTC),
+        detail,
+        [float(n) for n in range(len(octets))],
+        [n % 2 == 0 for n in range(len(octets))],
+        list(octets),
+    )
+
+
+async def received(connection, *, message=b"x", helo=b"x", reverse=b"<>", forward=b"<>") -> None:
+    await connection.execute(
+        "INSERT INTO relaytest.receipt (trial, form, mailbox, peer, helo, reverse_path,"
+        " forward_path, message, size, copies) VALUES (1, 257, 'forward', '192.0.2.9', $1, $2,"
+        " $3, $4, 1, 2)",
+        helo,
+        reverse,
+        forward,
+        message,
+    )
+
+
+async def jobs_of(connection) -> list[tuple[str, int, str, int]]:
+    rows = await connection.fetch(
+        "SELECT host(address), port, reason::text, priority FROM relaytest.job ORDER BY id"
+    )
+    return [tuple(row) for row in rows]
+
+
+# --- home and look-up
+
+
+async def test_the_home_page_has_a_form_and_numbers(site, connection):
+    await put_on(connection, A)
+    page = await site.get("/")
+    assert page.status == 200
+    assert '<form action="/lookup" method="get">' in page.text
+    assert "Addresses listed</th><td>1</td>" in page.text
+    assert "not yet" in page.text
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"),
+    [
+        ("192.0.2.1", "/lookup/192.0.2.1"),
+        (" 192.0.2.1 ", "/lookup/192.0.2.1"),
+        ("2001:DB8::1", "/lookup/2001:db8::1"),
+        ("::ffff:192.0.2.1", "/lookup/192.0.2.1"),
+    ],
+)
+async def test_the_form_leads_to_the_page_of_the_address(site, typed, path):
+    page = await site.get(f"/lookup?address={quote(typed)}")
+    assert (page.status, page.headers["location"]) == (303, path)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", "x", "192.0.2.0/24", "fe80::1%eth0", "//evil.example", "1.2.3.4 X: y", "\u0661.2.3.4"],
+)
+async def test_what_is_no_address_is_told_so(site, typed):
+    for path in (f"/lookup?address={quote(typed)}", f"/lookup/{quote(typed)}"):
+        page = await site.get(path)
+        assert page.status == 400
+        assert "is no IPv4 or IPv6 address" in page.words
+
+
+async def test_what_is_no_address_is_repeated_harmlessly(site):
+    typed = "<script>alert(1)</script>\u202e\x1b"
+    for path in (f"/lookup?address={quote(typed)}", f"/lookup/{quote(typed, safe='')}"):
+        page = await site.get(path)
+        assert page.status == 400
+        assert "<script>" not in page.text
+        assert "&lt;script&gt;" in page.text
+        assert not {"\u202e", "\x1b"} & set(page.text)
+
+
+async def test_a_listed_address_has_all_that_its_owner_needs(site, connection):
+    await put_on(connection)
+    await judged(connection, "The server relays.", "open")
+    page = await site.get(f"/lookup/{A}")
+    assert page.status == 200
+    assert "Listed as an open relay (port 25)" in page.words.replace("<strong>", "").replace(
+        "</strong>", ""
+    )
+    assert "127.0.0.2 for 1.2.0.192.relays.example" in page.words
+    assert '<form action="/removal" method="post">' in page.text
+    assert '<a href="/evidence/1">' in page.text
+    assert "The server relays." in page.text
+
+
+async def test_an_unlisted_address_has_no_removal_form(site):
+    page = await site.get(f"/lookup/{A}")
+    assert page.status == 200
+    assert "Not listed." in page.text
+    assert "/removal" not in page.text
+
+
+async def test_an_ipv6_address_has_a_page(site, connection):
+    await put_on(connection, "2001:db8::1")
+    page = await site.get("/lookup/2001:db8::1")
+    assert "8.b.d.0.1.0.0.2.relays.example" in page.text
+    assert "/removal" in page.text
+
+
+async def test_a_waiting_and_a_running_test_are_told(site, connection):
+    await connection.execute(
+        "INSERT INTO relaytest.retest (target, reason) VALUES ($1, 'nominated')", A
+    )
+    assert "A test of port 25 is waiting" in (await site.get(f"/lookup/{A}")).words
+    await connection.execute(
+        "UPDATE relaytest.job SET leased = true, worker = 1, lease_until = now()"
+    )
+    assert "A test of port 25 is running" in (await site.get(f"/lookup/{A}")).words
+
+
+async def test_the_history_of_an_address_is_public(site, connection):
+    await put_on(connection)
+    await connection.execute(
+        "INSERT INTO relaytest.listing_change (address, port, event, old, new, trial, why)"
+        " VALUES ($1::text::inet, 25, 'found-open', 'unlisted', 'listed', 1, 'It <b>relays</b>')",
+        A,
+    )
+    page = await site.get(f"/lookup/{A}")
+    assert "<td>unlisted &rarr; listed</td>" in page.text
+    assert "It &lt;b&gt;relays&lt;/b&gt;" in page.text
+
+
+# --- nobody learns a token
+
+
+def hides(page: Page) -> bool:
+    """The page has no token, in any spelling."""
+    return TOKEN not in page.text.lower() and "(token)" in page.text
+
+
+POSTFIX = f"554 5.7.1 <{TOKEN}@sink.example>: Relay access denied"
+
+
+async def test_no_token_is_shown_in_an_explanation(site, connection):
+    """Postfix repeats the recipient; who knows the token can forge a proof."""
+    await trial(connection)
+    await judged(connection, f"The server refused all 20 forms, for instance with {POSTFIX}.")
+    page = await site.get(f"/lookup/{A}")
+    assert "Relay access denied" in page.text
+    assert hides(page)
+
+
+async def test_no_token_is_shown_in_the_history(site, connection):
+    await put_on(connection)
+    await connection.execute(
+        "INSERT INTO relaytest.listing_change (address, port, event, old, new, trial, why)"
+        " VALUES ($1::text::inet, 25, 'found-closed', 'listed', 'unlisted', 1, $2)",
+        A,
+        f"for instance with {POSTFIX.upper()}",
+    )
+    assert hides(await site.get(f"/lookup/{A}"))
+
+
+async def test_no_token_is_shown_in_what_broke_a_session(site, connection):
+    await trial(connection)
+    await talked(connection, b"x", detail=f"the server hung up: {POSTFIX}")
+    assert hides(await site.get("/evidence/1"))
+
+
+ANYWHERE = {
+    "plain": TOKEN.encode(),
+    "upper-case": TOKEN.upper().encode(),
+    "in-a-path": b"RCPT TO:<%b@sink.example>" % TOKEN.encode(),
+    "percent": b"<%b%%sink.example@mx.example>" % TOKEN.encode(),
+    "bang": b"<sink.example!%b>" % TOKEN.encode(),
+    "utf-8-quotes": f"\u201e{TOKEN}\u201c \u00ab{TOKEN}\u00bb".encode(),
+    "after-a-control": b"\x0b" + TOKEN.encode(),
+    "after-a-letter": b"To:x" + TOKEN.encode(),
+}
+
+
+@pytest.mark.parametrize("octets", ANYWHERE.values(), ids=ANYWHERE)
+async def test_no_token_is_shown_in_evidence(site, connection, octets):
+    await trial(connection)
+    await talked(connection, octets + b"\r\n", octets + b"\r\n")
+    page = await site.get("/evidence/1")
+    assert hides(page)
+    await received(connection, message=octets, helo=octets, reverse=octets, forward=octets)
+    assert hides(await site.get("/evidence/1"))
+
+
+async def test_a_real_refusal_gives_no_token_away(begin, database, tmp_path):
+    """From the target's reply to the page."""
+
+    def repeating(_reverse: bytes, forward: bytes) -> bytes:
+        return b"554 5.7.1 %b: Relay access denied" % forward
+
+    server = Target(repeating)
+    async with begin(worker.run, sink.run, scheduler.run) as lab, server.serve() as port:
+        await lab.insert(server.host, port)
+        row = await lab.verdict(server.host, "closed")
+        async with serving(database, tmp_path) as site:
+            pages = [
+                await site.get(f"/lookup/{server.host}"),
+                await site.get(f"/evidence/{row['trial']}"),
+            ]
+    letters = [path[1:27].decode() for _, path in server.tried if path.endswith(b"@sink.example>")]
+    tokens = [text for text in letters if text.isalnum() and len(text) == 26]
+    assert len(tokens) > 5
+    for page in pages:
+        assert "Relay access denied" in page.text
+        assert not [token for token in tokens if token in page.text.lower()]
+
+
+# --- evidence
+
+
+async def test_hostile_octets_are_shown_as_harmless_text(site, connection):
+    await trial(connection)
+    await talked(connection, b"EHLO x\r\n", b"250 " + HOSTILE + b"\r\n")
+    await received(
+        connection,
+        message=b"Subject: " + HOSTILE + b"\r\n\r\n" + HOSTILE,
+        helo=HOSTILE,
+        reverse=b"<" + HOSTILE + b">",
+        forward=HOSTILE,
+    )
+    page = await site.get("/evidence/1")
+    assert page.status == 200
+    assert "<script" not in page.text
+    assert page.text.count("&lt;script&gt;") == 6
+    assert page.words.count(r"\x1b[31m \x00 \xe2\x80\xae \xff & \" \\".replace(r"\"", '"')) == 6
+    assert page.text.isascii() or not [one for one in page.text if ord(one) < 32 and one != "\n"]
+    assert not {"\x1b", "\x00", "\u202e", "\ufffd"} & set(page.text)
+
+
+async def test_evidence_tells_who_said_what_and_what_came_back(site, connection):
+    await trial(connection)
+    await talked(connection, b"EHLO probe.example\r\n", b"250-mx\r\n250 PIPELINING\r\n")
+    await received(connection, message=b"Subject: routing\r\n\r\ntext\r\n", helo=b"mx.example")
+    page = await site.get("/evidence/1")
+    assert "C: EHLO probe.example" in page.text
+    assert "S: 250-mx" in page.text
+    assert "S: 250 PIPELINING" in page.text
+    assert "S-EXT/R-PLAIN" in page.text
+    assert "From 192.0.2.9" in page.words
+    assert "2 copies" in page.words
+    assert "Subject: routing" in page.text
+    assert page.headers["x-robots-tag"] == "noindex"
+
+
+async def test_a_form_that_the_program_no_longer_knows_is_shown_by_its_number(site, connection):
+    await trial(connection)
+    await received(connection)
+    await connection.execute("UPDATE relaytest.receipt SET form = 65000")
+    assert "form 65000" in (await site.get("/evidence/1")).text
+
+
+async def test_a_trial_without_evidence_has_a_page(site, connection):
+    await trial(connection)
+    page = await site.get("/evidence/1")
+    assert (page.status, page.text.count("None.")) == (200, 1)
+
+
+@pytest.mark.parametrize("number", ["2", "0", "-1", str(1 << 40), "9" * 40])
+async def test_evidence_that_is_not_there_is_a_404(site, connection, number):
+    await trial(connection)
+    page = await site.get(f"/evidence/{number}")
+    assert page.status == 404
+    assert "No such evidence" in page.text
+
+
+async def test_other_paths_are_a_404(site):
+    for path in ("/x", "/evidence", "/docs", "/openapi.json", "/redoc", "/lookup/../etc", "/.git"):
+        assert (await site.get(path)).status in {400, 404}
+
+
+# --- removal
+
+
+async def test_a_removal_request_for_a_listed_address_is_a_most_urgent_job(site, connection):
+    await put_on(connection)
+    page = await site.post("/removal", {"address": A, "port": 25})
+    assert page.status == 202
+    assert "Your request is in." in page.text
+    assert await jobs_of(connection) == [(A, 25, "removal-request", 0)]
+    assert "A test of port 25 is waiting" in page.words
+
+
+async def test_the_port_may_be_left_out(site, connection):
+    await put_on(connection)
+    assert (await site.post("/removal", {"address": A})).status == 202
+    assert await jobs_of(connection) == [(A, 25, "removal-request", 0)]
+
+
+async def test_a_second_request_joins_the_first(site, connection):
+    await put_on(connection)
+    for _ in range(3):
+        assert (await site.post("/removal", {"address": A})).status == 202
+    assert await connection.fetch("SELECT requests FROM relaytest.job") == [(3,)]
+
+
+async def test_a_request_wakes_the_workers(site, connection):
+    rings: list[str] = []
+    await connection.add_listener("relaytest_job", lambda *_: rings.append("ring"))
+    await put_on(connection)
+    await site.post("/removal", {"address": A})
+    await until(lambda: seen(rings), "the bell")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"address": B}, {"address": A, "port": 26}, {"address": "127.0.0.2"}]
+)
+async def test_what_is_not_listed_is_not_tested(site, connection, fields):
+    await put_on(connection)
+    page = await site.post("/removal", fields)
+    assert page.status == 409
+    assert "not listed: nothing to do" in page.words
+    assert await jobs_of(connection) == []
+
+
+async def test_a_listing_that_has_expired_is_not_tested(site, connection):
+    await put_on(connection)
+    await connection.execute("UPDATE relaytest.listing SET expires_at = now()")
+    assert (await site.post("/removal", {"address": A})).status == 409
+    assert await jobs_of(connection) == []
+
+
+async def test_a_listed_address_now_out_of_scope_is_told_so(site, connection):
+    await put_on(connection)
+    await connection.execute(
+        "INSERT INTO relaytest.scope_network VALUES ('192.0.2.1/32', 'deny', 'excluded by x')"
+    )
+    page = await site.post("/removal", {"address": A})
+    assert page.status == 409
+    assert "out of scope" in page.text
+    assert await jobs_of(connection) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"address": "x"}, 400),
+        ({"address": ""}, {400, 422}),
+        ({}, 422),
+        ({"address": A, "port": "x"}, 422),
+        ({"address": "1" * 61}, 422),
+        ({"address": A, "port": "9" * 30}, {409, 422}),
+    ],
+    ids=["word", "empty", "nothing", "port-word", "long", "port-large"],
+)
+async def test_a_broken_form_is_told_so(site, connection, fields, status):
+    await put_on(connection)
+    page = await site.post("/removal", fields)
+    assert page.status in (status if isinstance(status, set) else {status})
+    assert await jobs_of(connection) == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_only_a_post_can_ask_for_removal(site, connection, method):
+    await put_on(connection)
+    page = await site.get(f"/removal?address={A}&port=25", method)
+    assert page.status == 405
+    assert await jobs_of(connection) == []
+
+
+async def test_looking_changes_nothing(site, connection):
+    await put_on(connection)
+    for path in ("/", f"/lookup/{A}", f"/lookup?address={A}", "/evidence/1"):
+        await site.get(path)
+        await site.get(path, "HEAD")
+        await site.post(path, {"address": A})
+    assert await jobs_of(connection) == []
+
+
+async def test_one_connection_to_the_database_is_enough_for_a_request(dsn, connection, tmp_path):
+    """Else some requests at once would wait for each other's, for ever."""
+    await put_on(connection)
+    async with (
+        open_database(dsn, pool=1, longest=timedelta(seconds=5), program="web") as database,
+        serving(database, tmp_path) as site,
+        asyncio.timeout(5),
+    ):
+        assert (await site.post("/removal", {"address": B})).status == 409
+        assert (await site.post("/removal", {"address": A})).status == 202
+
+
+# --- guards
+
+
+async def test_a_long_form_is_refused(site, connection):
+    await put_on(connection)
+    page = await site.post("/removal", {"address": A, "x": "y" * 3000})
+    assert page.status == 413
+    assert await jobs_of(connection) == []
+
+
+async def test_a_form_without_a_length_is_refused(site, connection):
+    await put_on(connection)
+    body = f"address={A}".encode()
+    page = await site.say(
+        "POST /removal HTTP/1.1",
+        b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        f"Content-Type: {FORM}",
+        "Transfer-Encoding: chunked",
+    )
+    assert page.status == 411
+    assert await jobs_of(connection) == []
+
+
+@pytest.mark.parametrize("length", ["x", "-1", "1e3", "99999999999999999999"])
+async def test_a_length_that_is_none_is_refused(site, connection, length):
+    page = await site.say("POST /removal HTTP/1.1", b"", f"Content-Length: {length}")
+    assert page.status in {400, 413}
+
+
+async def test_without_the_database_every_page_says_so(nowhere, tmp_path):
+    async with serving(nowhere, tmp_path) as site:
+        for page in (
+            await site.get("/"),
+            await site.get(f"/lookup/{A}"),
+            await site.get("/evidence/1"),
+            await site.post("/removal", {"address": A}),
+        ):
+            assert page.status == 503
+            assert page.headers["retry-after"] == "5"
+            assert "database is away" in page.text
+
+
+async def test_a_database_that_comes_back_is_used_again(road, shaky, tmp_path):
+    async with serving(shaky, tmp_path) as site:
+        assert (await site.get("/")).status == 200
+        await road.cut()
+        assert (await site.get("/")).status == 503
+        await road.mend()
+        assert (await site.get("/")).status == 200
+
+
+async def test_every_answer_has_the_headers_that_keep_a_browser_safe(site, connection, caplog):
+    await put_on(connection)
+    pages = {
+        "home": await site.get("/"),
+        "redirect": await site.get(f"/lookup?address={A}"),
+        "page": await site.get(f"/lookup/{A}"),
+        "bad": await site.get("/lookup/x"),
+        "evidence": await site.get("/evidence/1"),
+        "no-evidence": await site.get("/evidence/9"),
+        "no-number": await site.get("/evidence/x"),
+        "no-page": await site.get("/x"),
+        "no-method": await site.get("/removal"),
+        "too-long": await site.post("/removal", {"x": "y" * 3000}),
+        "removal": await site.post("/removal", {"address": A}),
+        "not-listed": await site.post("/removal", {"address": B}),
+        "broken-form": await site.post("/removal", {}),
+    }
+    await connection.execute("ALTER TABLE relaytest.listing RENAME TO gone")
+    await connection.execute("DROP VIEW relaytest.listing_current")
+    pages["error"] = await site.get("/")
+    assert pages["error"].status == 500
+    for what, page in pages.items():
+        policy = page.headers.get("content-security-policy", "")
+        assert "default-src 'none'" in policy, what
+        assert "frame-ancestors 'none'" in policy, what
+        assert page.headers["x-content-type-options"] == "nosniff", what
+        assert page.headers["referrer-policy"] == "no-referrer", what
+        assert page.headers["cache-control"] == "no-store", what
+
+
+async def test_an_error_tells_nothing_of_the_inside(site, connection, caplog):
+    await connection.execute("DROP VIEW relaytest.listing_current")
+    page = await site.get("/")
+    assert page.status == 500
+    assert not [word for word in ("Traceback", "asyncpg", "relaytest.") if word in page.text]
+
+
+async def test_no_page_has_a_script_or_anything_from_elsewhere(site, connection):
+    await put_on(connection)
+    for path in ("/", f"/lookup/{A}", "/evidence/1"):
+        text = (await site.get(path)).text
+        assert "<script" not in text
+        assert "http://" not in text
+        assert "https://" not in text
+
+
+async def test_the_contact_is_on_every_page(database, tmp_path):
+    async with serving(database, tmp_path, identity={"contact": "<ops@example>"}) as site:
+        assert "Contact: &lt;ops@example&gt;" in (await site.get("/")).text
+
+
+# --- the daemon
+
+
+async def test_the_daemon_serves_until_the_stop_is_wished(database, tmp_path):
+    host = fresh_address()
+    config = lab_config(tmp_path, web={"listen": f"{host}:{fresh_port(host)}"})
+    stop, site = Stop(), Site(split_endpoint(config.web.listen))
+
+    async def look() -> Page | None:
+        try:
+            return await site.get("/")
+        except ConnectionRefusedError:
+            return None
+
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        group.create_task(web.run(config, database, stop))
+        assert (await until(look, "the home page")).status == 200
+        stop.set()
+    with pytest.raises(ConnectionRefusedError):
+        await site.get("/")
+
+
+async def test_a_database_error_is_no_empty_page(site, connection: asyncpg.Connection, caplog):
+    await connection.execute("ALTER TABLE relaytest.verdict RENAME TO gone")
+    await connection.execute("DROP VIEW relaytest.verdict_latest")
+    assert (await site.get(f"/lookup/{A}")).status == 500
