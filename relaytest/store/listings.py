@@ -34,7 +34,7 @@ RING = "SELECT pg_notify('relaytest_listing', '')"
 EXPIRED = """
     SELECT address, port FROM relaytest.listing
      WHERE state = 'listed' AND expires_at <= now() ORDER BY address, port LIMIT 1000
-       FOR UPDATE SKIP LOCKED
+       FOR UPDATE    -- and wait: what `recheck` has locked would be looked at much later
 """
 RECHECK = """
     WITH due AS (
