@@ -130,6 +130,10 @@ class BatterySection(Section):
     """Which forms are sent."""
 
     depth: Literal["quick", "full"] = Field("quick", description="quick: tiers 1-2; full: all")
+    starttls: Literal["never", "needed", "also"] = Field(
+        "also", description="needed: where clear text is refused for it; also: some forms anyway"
+    )
+    tls_ports: list[int] = Field([465], description="ports where TLS comes first (RFC 8314)")
 
 
 class Timing(Section):

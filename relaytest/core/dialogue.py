@@ -38,6 +38,7 @@ class Break(enum.Enum):
     CLOSED = "closed"  # the server hung up
     GARBAGE = "garbage"  # what came is no SMTP reply
     DESYNC = "desync"  # a reply came that no command was waiting for
+    TLS = "tls"  # no TLS session came about
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,26 @@ class Farewell:
     lines: tuple[bytes, ...] = ()
 
 
-Move = Greeting | Send | Content | Farewell
+@dataclass(frozen=True, slots=True)
+class Secure:
+    """Move: begin TLS now; no reply belongs to it."""
+
+
+Move = Greeting | Send | Content | Farewell | Secure
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What TLS came to. Certificates are not checked, for we do not care who listens.
+
+    Attributes:
+        version: Such as "TLSv1.3".
+        certificate: The server's, DER.
+    """
+
+    version: str
+    cipher: str
+    certificate: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +180,14 @@ class Hello:
     @property
     def pipelining(self) -> bool:
         """The server announced PIPELINING (RFC 2920) to our EHLO."""
+        return "PIPELINING" in self.keywords
+
+    @property
+    def keywords(self) -> frozenset[str]:
+        """What the server offers (RFC 5321 section 4.1.1.1), in capitals; nothing after HELO."""
         if self.reply is None or not self.reply.positive or self.verb != b"EHLO":
-            return False
-        return any(line.split(" ")[0].upper() == "PIPELINING" for line in self.reply.lines[1:])
+            return frozenset()
+        return frozenset(line.split(" ")[0].upper() for line in self.reply.lines[1:])
 
 
 @dataclass(slots=True)
@@ -182,17 +207,46 @@ class Answers:
     parted: bool = False
 
 
-def greet(name: bytes) -> Generator[Move, Got, Hello]:
+def greet(name: bytes, *, secure: bool = False) -> Generator[Move, Got, Hello]:
     """Wait for the whole greeting, then say EHLO, or HELO where EHLO is refused.
 
     Talking before the greeting is complete would be a breach (RFC 5321 section 3.1) that
     postscreen and sendmail's greet_pause punish.
+
+    Args:
+        name: Ours.
+        secure: TLS comes before the greeting (RFC 8314 section 3.3).
     """
+    if secure:
+        got = yield Secure()
+        if got.broken is not None:
+            return Hello(None, broken=got.broken)
     got = yield Greeting()
     if got.broken is not None or not got.replies or got.replies[0].code != 220:
         greeting = got.replies[0] if got.replies else None
         return Hello(greeting, broken=got.broken)
-    greeting = got.replies[0]
+    return (yield from _hello(name, got.replies[0]))
+
+
+def secure(name: bytes, hello: Hello) -> Generator[Move, Got, Hello]:
+    """Begin TLS by STARTTLS, and say EHLO anew (RFC 3207 section 4.2).
+
+    Returns:
+        How the server met us now; not welcome if it takes STARTTLS back.
+    """
+    got = yield Send((b"STARTTLS",))
+    reply = got.replies[0] if got.replies else None
+    if got.broken is not None or reply is None or reply.code != 220:
+        return Hello(
+            hello.greeting, reply if reply and not reply.positive else None, b"STARTTLS", got.broken
+        )
+    got = yield Secure()
+    if got.broken is not None or hello.greeting is None:
+        return Hello(hello.greeting, None, b"STARTTLS", got.broken)
+    return (yield from _hello(name, hello.greeting))
+
+
+def _hello(name: bytes, greeting: Reply) -> Generator[Move, Got, Hello]:
     for verb in (b"EHLO", b"HELO"):
         got = yield Send((b"%b %b" % (verb, name),))
         reply = got.replies[0] if got.replies else None

@@ -31,12 +31,14 @@ class Asked:
 
     Attributes:
         visit: Which visit to the target, from 1.
+        tls: It was asked inside TLS: for a server that may be another question.
     """
 
     form: int
     step: Step
     reply: Reply | None
     visit: int = 1
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ def standings_of(evidence: Evidence) -> dict[int, Standing]:
         by_form.setdefault(asked.form, []).append(asked)
     standings = {}
     for form in evidence.forms:
-        standing = _answered(by_form[form.number], control)
+        standing = _over_both(by_form[form.number], control)
         if form.number in relayed:
             standing = Standing.RELAYED
         elif form.number in returned and standing is Standing.WAITING:
@@ -198,6 +200,23 @@ def forms_to_ask(evidence: Evidence) -> tuple[Form, ...]:
     standings = standings_of(evidence)
     unsettled = {Standing.DEFERRED, Standing.UNANSWERED}
     return tuple(form for form in evidence.forms if standings[form.number] in unsettled)
+
+
+# Of what a form came to in clear and inside TLS, the first that is there counts.
+_WEIGHT = (
+    Standing.WAITING,
+    Standing.DEFERRED,
+    Standing.UNANSWERED,
+    Standing.REFUSED_SOFTLY,
+    Standing.REFUSED,
+)
+
+
+def _over_both(asked: Sequence[Asked], control: Mapping[int, Reply]) -> Standing:
+    """Judge one form by the target's replies in clear and by those inside TLS."""
+    channels = ([one for one in asked if one.tls is tls] for tls in (False, True))
+    found = {_answered(channel, control) for channel in channels if channel}
+    return next((one for one in _WEIGHT if one in found), Standing.UNANSWERED)
 
 
 def _answered(asked: Sequence[Asked], control: Mapping[int, Reply]) -> Standing:

@@ -112,6 +112,7 @@ _REASON_OF_BREAK = {
     Break.DESYNC: Reason.DESYNC,
     Break.GARBAGE: Reason.NOT_SMTP,
     Break.CLOSED: Reason.INCOMPLETE,
+    Break.TLS: Reason.INCOMPLETE,
     Break.TIMEOUT: Reason.UNREACHABLE,
     Break.REFUSED: Reason.UNREACHABLE,
     Break.UNREACHABLE: Reason.UNREACHABLE,
@@ -187,6 +188,8 @@ def _named(ids: Sequence[str]) -> str:
 
 def _condition(evidence: Evidence, relayed: Sequence[Form]) -> str | None:
     """Say what it takes, once it is known that the plainest form is refused."""
+    if _only_inside_tls(evidence, relayed):
+        return "only inside TLS"
     standings = standings_of(evidence)
     plainest = next((form for form in evidence.forms if form.id == "S-EXT/R-PLAIN"), None)
     if not relayed or plainest is None or standings[plainest.number] not in _NOT_RELAYED:
@@ -198,6 +201,18 @@ def _condition(evidence: Evidence, relayed: Sequence[Form]) -> str | None:
         f"RCPT TO:{form.recipient.template}" for form in relayed if form.recipient.id != "R-PLAIN"
     )
     return f"only for certain envelopes ({', '.join(tricks)})"
+
+
+def _only_inside_tls(evidence: Evidence, relayed: Sequence[Form]) -> bool:
+    """The same forms were refused in clear."""
+    numbers = {form.number for form in relayed}
+    handed_over = [
+        one for one in evidence.asked if one.form in numbers and one.step is Step.END_OF_DATA
+    ]
+    refused = {
+        one.form for one in evidence.asked if not one.tls and one.reply and one.reply.permanent
+    }
+    return bool(handed_over) and all(one.tls and one.form in refused for one in handed_over)
 
 
 def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from relaytest.core.dialogue import Answers, Broken, Hello
+from relaytest.core import phrases
+from relaytest.core.dialogue import Answers, Broken, Encryption, Hello
 from relaytest.core.evidence import Asked, Met
 from relaytest.core.plan import Purpose
+from relaytest.core.reply import Reply
 from relaytest.core.target import Address
 from relaytest.core.transcript import Transcript
 
@@ -19,6 +21,7 @@ class SessionRecord:
         started_at: When it was begun, aware UTC.
         seconds: How long it lasted.
         source: Our address on it; None if it never stood.
+        encryption: What TLS came to; None in clear.
         broken: It never stood, or broke, so.
     """
 
@@ -28,6 +31,7 @@ class SessionRecord:
     source: Address | None = None
     hello: Hello | None = None
     answers: Answers = field(default_factory=Answers)
+    encryption: Encryption | None = None
     broken: Broken | None = None
     transcript: Transcript = field(default_factory=Transcript)
 
@@ -45,6 +49,25 @@ class SessionRecord:
         """The target did not want so many or so long sessions."""
         return self.ended != "complete"
 
+    @property
+    def starttls(self) -> bool:
+        """It was in clear, and the server offers to go on in TLS."""
+        offered = self.hello is not None and "STARTTLS" in self.hello.keywords
+        return offered and self.encryption is None
+
+    def set_tls_demands_aside(self) -> bool:
+        """Drop answers that only demand the TLS that was offered; return whether there were any.
+
+        They are no answers to the forms, which are to be asked again inside TLS (RFC 3207
+        section 4: 530). Inside TLS a 530 demands authentication and is a refusal.
+        """
+        if not self.starttls:
+            return False
+        outcomes = self.answers.outcomes
+        kept = [one for one in outcomes if not (one.reply and _demands_tls(one.reply))]
+        self.answers.outcomes = kept
+        return len(kept) < len(outcomes)
+
     def met(self, visit: int) -> Met:
         """Return what the judge needs to know of the session."""
         return Met(
@@ -59,7 +82,13 @@ class SessionRecord:
 def asked_in(records: Iterable[SessionRecord], visit: int) -> tuple[Asked, ...]:
     """Return the outcomes of all sessions of a visit."""
     return tuple(
-        Asked(outcome.form, outcome.step, outcome.reply, visit)
+        Asked(outcome.form, outcome.step, outcome.reply, visit, record.encryption is not None)
         for record in records
         for outcome in record.answers.outcomes
+    )
+
+
+def _demands_tls(reply: Reply) -> bool:
+    return reply.code == 530 or (
+        not reply.positive and phrases.WANTS_TLS.search(reply.text) is not None
     )

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import enum
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from relaytest.core import plan
 from relaytest.core.config import Config
-from relaytest.core.dialogue import Break, Broken, Hello, Offer, greet, hold, part
+from relaytest.core.dialogue import Break, Broken, Hello, Offer, Outcome, greet, hold, part, secure
 from relaytest.core.names import Names, names_of
 from relaytest.core.offers import Asker, control, distinct, offer
 from relaytest.core.plan import Purpose, Round, Sizes
@@ -24,10 +26,19 @@ from relaytest.net.smtp_client import (
     connect,
 )
 
+_TLS_ALSO = 1  # tier that is asked inside TLS, too, where clear text does not demand it
 _STRIKES = 2
-_TURNED_AWAY = {"rejected", Break.REFUSED.value, Break.UNREACHABLE.value}
+_TURNED_AWAY = {"rejected", Break.REFUSED.value, Break.UNREACHABLE.value, Break.TLS.value}
 
 Offers = Callable[[Hello], Awaitable[Sequence[Offer]]]
+
+
+class Channel(enum.Enum):
+    """How commands go to the target."""
+
+    CLEAR = "clear"
+    STARTTLS = "starttls"
+    TLS = "tls"  # from the first octet on (RFC 8314)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,7 @@ class Visit:
         names: What the target calls itself; None until it has greeted us.
         fault: A session could not even be tried, through our own fault.
         one_by_one_from: Place of the first record since sessions follow each other.
+        channel: Of the scout and of what is asked for every form.
     """
 
     target: Target
@@ -57,6 +69,12 @@ class Visit:
     names: Names | None = None
     fault: NoSocketError | None = None
     one_by_one_from: int | None = None
+    channel: Channel = Channel.CLEAR
+
+    @property
+    def starttls(self) -> bool:
+        """The target offers to go on in TLS."""
+        return any(record.starttls for record in self.records)
 
     @property
     def strained(self) -> bool:
@@ -73,18 +91,23 @@ class Visit:
         last = [record.ended for record in self.records[since:][-_STRIKES:]]
         return len(last) == _STRIKES and set(last) <= _TURNED_AWAY
 
+    def outcomes(self, *, tls: bool) -> list[Outcome]:
+        """Return the answers that came in clear, or inside TLS."""
+        records = [one for one in self.records if (one.encryption is not None) is tls]
+        return [outcome for record in records for outcome in record.answers.outcomes]
+
     def answered(self) -> set[int]:
-        """Return the numbers of the forms that have an answer."""
-        return {outcome.form for record in self.records for outcome in record.answers.outcomes}
+        """Return the numbers of the forms that have an answer, on the main channel."""
+        return {one.form for one in self.outcomes(tls=self.channel is not Channel.CLEAR)}
 
     def unanswered(self) -> list[Form]:
         """Return the forms that have no answer yet."""
         answered = self.answered()
         return [form for form in self.forms if form.number not in answered]
 
-    def willing(self) -> list[Form]:
+    def willing(self, *, tls: bool) -> list[Form]:
         """Return the forms whose recipient was accepted and whose message was not yet offered."""
-        outcomes = [one for record in self.records for one in record.answers.outcomes]
+        outcomes = self.outcomes(tls=tls)
         settled = {one.form for one in outcomes if not one.willing}
         willing = {one.form for one in outcomes if one.willing} - settled
         return [form for form in self.forms if form.number in willing]
@@ -105,6 +128,8 @@ class Prober:
         self._resolver = resolver
         self._longest = timing.visit.total_seconds()
         self._sources = identity.sources
+        self._starttls = config.battery.starttls
+        self._tls_ports = frozenset(config.battery.tls_ports)
         self._asker = Asker(key, config.sink.domains[0], config.ehlo_name, identity.contact)
         self._timeouts = Timeouts(
             timing.connect, timing.greeting, timing.command, timing.end_of_data, timing.session
@@ -130,19 +155,51 @@ class Prober:
         return visit
 
     async def _carry_out(self, visit: Visit) -> None:
-        await self._scout(visit)
+        await self._find_channel(visit)
         if visit.names is None:
             return
-        for following, left, message in (
-            (plan.following, visit.unanswered, False),
-            (plan.confirming, visit.willing, True),
+        clear = visit.channel is Channel.CLEAR
+        await self._in_rounds(visit, plan.following, visit.unanswered, visit.channel)
+        if clear and visit.starttls and self._starttls == "also":
+            await self._also_inside_tls(visit)
+        for channel in (visit.channel, Channel.STARTTLS) if clear else (visit.channel,):
+            willing = partial(visit.willing, tls=channel is not Channel.CLEAR)
+            await self._in_rounds(visit, plan.confirming, willing, channel)
+
+    async def _find_channel(self, visit: Visit) -> None:
+        """Send scouts: in clear, then inside TLS where clear text is refused for it."""
+        if visit.target.port in self._tls_ports:
+            visit.channel = Channel.TLS
+        await self._scout(visit)
+        broken = visit.records[-1].broken
+        if visit.channel is Channel.TLS and broken and broken.kind is Break.TLS:
+            visit.channel = Channel.CLEAR
+            await self._scout(visit)
+        if self._starttls != "never" and visit.records[-1].set_tls_demands_aside():
+            visit.channel = Channel.STARTTLS
+            await self._scout(visit)
+
+    async def _in_rounds(
+        self,
+        visit: Visit,
+        following: Callable[..., Round | None],
+        left: Callable[[], Sequence[Form]],
+        channel: Channel,
+    ) -> None:
+        """Hold round after round until nothing is left, or there is no use in more."""
+        number = 1
+        while not visit.shut_out and (
+            sessions := following(number, left(), self._sizes, strained=visit.strained)
         ):
-            number = 1
-            while not visit.shut_out and (
-                sessions := following(number, left(), self._sizes, strained=visit.strained)
-            ):
-                await self._hold(visit, sessions, message=message)
-                number += 1
+            await self._hold(visit, sessions, channel)
+            number += 1
+
+    async def _also_inside_tls(self, visit: Visit) -> None:
+        """Ask some forms once inside TLS: some servers trust whoever encrypts."""
+        some = [form for form in visit.forms if form.tier <= _TLS_ALSO]
+        sessions = plan.following(1, some, self._sizes, strained=visit.strained)
+        if sessions is not None and not visit.shut_out and not visit.willing(tls=False):
+            await self._hold(visit, sessions, Channel.STARTTLS)
 
     async def _scout(self, visit: Visit) -> None:
         """The first session; it also learns the target's names, which the forms need."""
@@ -154,7 +211,7 @@ class Prober:
             postmaster = control(trial=visit.target.trial, asker=self._asker)
             return [postmaster, *self._offers(visit, first, message=False)]
 
-        await self._talk(visit, Purpose.SCOUT, offers, pipelining=True)
+        await self._talk(visit, Purpose.SCOUT, offers, visit.channel, pipelining=True)
 
     async def _names(self, address: Address, hello: Hello) -> Names:
         """What the target says it is; only one that says nothing is worth a look-up."""
@@ -164,8 +221,9 @@ class Prober:
         pointer = await self._resolver.pointer(address)
         return names_of(address, greeting=None, hello=None, pointer=pointer)
 
-    async def _hold(self, visit: Visit, sessions: Round, *, message: bool) -> None:
+    async def _hold(self, visit: Visit, sessions: Round, channel: Channel) -> None:
         """Hold the sessions of a round, as many at once as it allows."""
+        message = sessions.purpose is Purpose.CONFIRM
         gate = asyncio.Semaphore(sessions.at_once)
 
         async def hold(forms: Sequence[Form]) -> None:
@@ -175,7 +233,7 @@ class Prober:
             async with gate:
                 if not visit.shut_out:
                     await self._talk(
-                        visit, sessions.purpose, offers, pipelining=sessions.pipelining
+                        visit, sessions.purpose, offers, channel, pipelining=sessions.pipelining
                     )
 
         if sessions.at_once == 1 and visit.one_by_one_from is None:
@@ -194,7 +252,13 @@ class Prober:
         ]
 
     async def _talk(
-        self, visit: Visit, purpose: Purpose, offers: Offers, *, pipelining: bool
+        self,
+        visit: Visit,
+        purpose: Purpose,
+        offers: Offers,
+        channel: Channel,
+        *,
+        pipelining: bool,
     ) -> None:
         """Hold one session and write down what came of it, also if it is cut short."""
         record = SessionRecord(purpose, utcnow())
@@ -213,7 +277,7 @@ class Prober:
             async with connection:
                 record.transcript = connection.transcript
                 record.source = connection.source
-                await self._converse(connection, record, offers, pipelining=pipelining)
+                await self._converse(connection, record, offers, channel, pipelining=pipelining)
         except ConnectFailedError as error:
             record.broken = error.broken
         except NoSocketError as error:
@@ -222,9 +286,19 @@ class Prober:
             record.seconds = loop.time() - begun
 
     async def _converse(
-        self, connection: Connection, record: SessionRecord, offers: Offers, *, pipelining: bool
+        self,
+        connection: Connection,
+        record: SessionRecord,
+        offers: Offers,
+        channel: Channel,
+        *,
+        pipelining: bool,
     ) -> None:
-        hello = record.hello = await connection.drive(greet(self._asker.ehlo_name.encode()))
+        name = self._asker.ehlo_name.encode()
+        hello = await connection.drive(greet(name, secure=channel is Channel.TLS))
+        if channel is Channel.STARTTLS and hello.welcome:
+            hello = await connection.drive(secure(name, hello))
+        record.hello, record.encryption = hello, connection.encryption
         if not hello.welcome:
             record.broken = hello.broken
             if hello.broken is None:

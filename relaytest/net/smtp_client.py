@@ -14,27 +14,31 @@ it shows only as one reply too many at the end: believe no answer before dialogu
 
 import asyncio
 import errno
-import math
-import os
 import re
 from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Self, TypeVar, cast
+from ipaddress import IPv4Address, IPv6Address
+from typing import Self, TypeVar
 
 from aiosmtplib import SMTP, SMTPResponse
-from aiosmtplib.protocol import SMTPProtocol
 
-from relaytest.core.dialogue import Break, Broken, Content, Farewell, Got, Greeting, Move, Send
+from relaytest.core.dialogue import (
+    Break,
+    Broken,
+    Content,
+    Encryption,
+    Farewell,
+    Got,
+    Greeting,
+    Move,
+    Secure,
+    Send,
+)
 from relaytest.core.errors import RelaytestError
-from relaytest.core.reply import Reply
-from relaytest.core.transcript import Exchange, Transcript
-from relaytest.net.reply_reader import ReplyReader
+from relaytest.net.smtp_wire import Wire, reason_of
 
-TICK = 0.001  # seconds; uvloop's clock counts in these
-PARTING = timedelta(seconds=1)  # to wait for the server to close after its reply to QUIT
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _LEADING_DOT = re.compile(rb"^\.", re.MULTILINE)
 
@@ -97,13 +101,18 @@ class Connection:
         source: Our own address on it.
     """
 
-    def __init__(self, client: SMTP, wire: "_Wire", timeouts: Timeouts) -> None:
+    def __init__(self, client: SMTP, wire: Wire, timeouts: Timeouts) -> None:
         self.transcript = wire.transcript
         self.source = wire.source
         self._client = client
         self._wire = wire
         self._timeouts = timeouts
         self._told: Broken | None = None
+
+    @property
+    def encryption(self) -> Encryption | None:
+        """What TLS came to; None as long as we talk in clear."""
+        return self._wire.encryption
 
     async def drive(self, dialogue: Generator[Move, Got, R]) -> R:
         """Carry out the moves of `dialogue` and return its result.
@@ -144,6 +153,8 @@ class Connection:
                 got = await wire.exchange(_joined(lines), len(lines), limits.command)
             case Content(message):
                 got = await wire.exchange(_stuffed(message), 1, limits.end_of_data)
+            case Secure():
+                got = await wire.secure(limits.command)
             case Farewell(lines):
                 got = await wire.farewell(_joined((*lines, b"QUIT")), len(lines), limits.command)
         self._told = got.broken
@@ -168,7 +179,7 @@ async def connect(
         NoSocketError: Our own machine could not even try.
     """
     loop = asyncio.get_running_loop()
-    wire = _Wire(loop, timeouts.session)
+    wire = Wire(loop, timeouts.session)
     source = None if source_address is None else (str(source_address), 0)
     # start_tls=None, the default, would upgrade to TLS of its own accord
     client = _Client(local_hostname=local_hostname, start_tls=False)
@@ -185,7 +196,7 @@ async def connect(
 
 
 def _failure(error: OSError) -> RelaytestError:
-    reason = str(error) if error.errno is None else os.strerror(error.errno)
+    reason = reason_of(error)
     if error.errno in _OURS:
         return NoSocketError(f"no socket: {reason}")
     refused = isinstance(error, ConnectionError)  # refused, or reset in the handshake
@@ -196,7 +207,7 @@ def _failure(error: OSError) -> RelaytestError:
 class _Client(SMTP):
     """aiosmtplib's client with our protocol in it. Its commands, as ehlo(), do not work."""
 
-    opening: Callable[[], Awaitable[tuple[asyncio.Transport, "_Wire"]]]
+    opening: Callable[[], Awaitable[tuple[asyncio.Transport, Wire]]]
 
     async def _create_connection(self, timeout: float | None) -> SMTPResponse:  # noqa: ASYNC109  # aiosmtplib's signature
         """Connect and leave the greeting to the dialogue; connect() does not look at it.
@@ -206,175 +217,6 @@ class _Client(SMTP):
         async with asyncio.timeout(timeout):
             self.transport, self.protocol = await self.opening()
         return SMTPResponse(220, "")
-
-
-@dataclass(slots=True)
-class _Group:
-    """The commands of one write, and the replies to them so far.
-
-    Attributes:
-        lacks: So many replies are still to come.
-        done: All came, or the connection broke. One future for the group instead of one for
-            each command: half the time, half the memory.
-    """
-
-    lacks: int
-    done: asyncio.Future[None]
-    replies: list[Reply] = field(default_factory=list)
-
-    def add(self, replies: list[Reply]) -> None:
-        self.replies += replies
-        self.lacks -= len(replies)
-        if not self.lacks:
-            self.end()
-
-    def end(self) -> None:
-        if not self.done.done():  # it may have been cancelled with the dialogue
-            self.done.set_result(None)
-
-
-class _Wire(SMTPProtocol):
-    """Pairs replies with commands by position, keeps time, writes the transcript.
-
-    Attributes:
-        broken: Why the connection is over.
-        greeting: Awaited from the start: a server may speak before the dialogue has begun.
-        gone: The socket is closed.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, session: timedelta) -> None:
-        super().__init__(loop=loop)
-        self.transcript = Transcript()
-        self.source: IPv4Address | IPv6Address | None = None
-        self.broken: Broken | None = None
-        self.greeting = self._group = _Group(1, loop.create_future())
-        self.gone = asyncio.Event()
-        self._reader = ReplyReader()
-        self._leaving = False
-        self._begun = loop.time()
-        self._deadline = self._begun + session.total_seconds()
-        self._limit = 0.0  # seconds for the next reply
-        self._due = math.inf  # when they are over
-        self._alarm: asyncio.TimerHandle | None = None  # one for the connection's whole life
-
-    async def exchange(self, octets: bytes, count: int, limit: timedelta) -> Got:
-        """Write `octets` and wait for `count` replies."""
-        if self._reader.in_mid_reply:
-            self.break_off(Break.DESYNC, "part of a reply came that no command waited for")
-        if not self.is_connected:  # a write failed, and the news of it is on its way
-            self.break_off(Break.CLOSED, "the connection was lost")
-        if self.broken is not None:
-            return Got((), self.broken)
-        if self._group.lacks:
-            raise RuntimeError("one dialogue at a time, and the greeting first")
-        self._group = _Group(count, self._loop.create_future())
-        if octets:
-            self._note(octets, sent=True)
-            self.write(octets)
-        return await self.answers(self._group, limit)
-
-    async def answers(self, group: _Group, limit: timedelta) -> Got:
-        """Wait for the replies of a group, for each no longer than `limit`.
-
-        If all came, a close or a time-out right after is left to the next move: whether it is
-        seen in time for this one is chance. A surplus reply is told at once.
-        """
-        if not group.done.done():
-            self._limit = limit.total_seconds()
-            self._due = self._loop.time() + self._limit
-            if self._alarm is None or self._alarm.when() > self._due:
-                self._watch()
-            try:
-                await group.done
-            except asyncio.CancelledError:
-                self.break_off(Break.CLOSED, "we gave up waiting")
-                raise
-        broken = self.broken
-        if broken is not None and not group.lacks:
-            broken = broken if broken.kind in {Break.DESYNC, Break.GARBAGE} else None
-        return Got(tuple(group.replies), broken)
-
-    async def farewell(self, octets: bytes, before: int, limit: timedelta) -> Got:
-        """Send `before` commands and QUIT; see that nothing follows, not even part of a line.
-
-        A server may close instead of answering QUIT, or leave the closing to us: no break either.
-        """
-        self._leaving = True
-        got = await self.exchange(octets, before + 1, limit)
-        if got.broken is not None:
-            closed = got.broken.kind is Break.CLOSED and len(got.replies) == before
-            return Got(got.replies, None) if closed else got
-        more = await self.exchange(b"", 1, min(limit, PARTING))
-        quiet = more.broken is not None and more.broken.kind in {Break.CLOSED, Break.TIMEOUT}
-        if quiet and not self._reader.in_mid_reply:
-            return got
-        return Got(got.replies, Broken(Break.DESYNC, "more came after the reply to QUIT"))
-
-    def break_off(self, kind: Break, text: str) -> None:
-        """End the connection. Only the first reason counts."""
-        if self.broken is None:
-            self.broken = Broken(kind, text)
-            self._group.end()
-            if self._alarm is not None:
-                self._alarm.cancel()
-            if self.transport is not None:
-                cast("asyncio.WriteTransport", self.transport).abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.source = ip_address(transport.get_extra_info("sockname")[0])
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        """Give the replies in `data` to the commands that wait, in order."""
-        if self.broken is not None:
-            return
-        self._note(data, sent=False)
-        replies = self._reader.feed(data)
-        group, lacks = self._group, self._group.lacks
-        if replies and lacks:
-            group.add(replies[:lacks])
-            self._due = self._loop.time() + self._limit
-        if len(replies) > lacks:
-            self._refuse(replies[lacks])
-        elif self._reader.fault:
-            self.break_off(Break.GARBAGE, self._reader.fault)
-
-    def eof_received(self) -> bool:
-        where = " in the middle of a reply" if self._reader.in_mid_reply else ""
-        self.break_off(Break.CLOSED, f"the server closed the connection{where}")
-        return False  # close our side as well
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.break_off(Break.CLOSED, "the server reset the connection")
-        self.gone.set()
-
-    def _refuse(self, surplus: Reply) -> None:
-        """Break. A server that shuts down may say 421 unasked (RFC 5321 section 3.8)."""
-        if surplus.code == 421 and not self._leaving:
-            self.break_off(Break.CLOSED, f"the server hung up: {surplus}")
-        else:
-            self.break_off(Break.DESYNC, f"a reply came that no command waited for: {surplus}")
-
-    def _note(self, octets: bytes, *, sent: bool) -> None:
-        self.transcript.add(Exchange(self._loop.time() - self._begun, sent, octets))
-
-    def _watch(self) -> None:
-        """Break off if a reply is overdue; else set the alarm for when the next one will be.
-
-        A reply only moves `_due`: a timer for each would cost more than the reply.
-        """
-        if self._alarm is not None:
-            self._alarm.cancel()
-        now, self._alarm = self._loop.time() + TICK, None
-        if now >= self._deadline:
-            self.break_off(Break.TIMEOUT, "the session took too long")
-        elif self._group.lacks and now >= self._due:
-            self.break_off(Break.TIMEOUT, f"no reply within {self._limit:g} s")
-        else:
-            at = min(self._due, self._deadline) if self._group.lacks else self._deadline
-            self._alarm = self._loop.call_at(at, self._watch)
 
 
 def _joined(lines: tuple[bytes, ...]) -> bytes:

@@ -21,8 +21,8 @@ KEYS = "SELECT key FROM relaytest.token_key ORDER BY id DESC"
 SAVE_SESSION = """
     INSERT INTO relaytest.session
            (trial, visit, purpose, started_at, seconds, source, ended, detail, greeting, hello,
-            at, ours, octets)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) RETURNING id
+            at, ours, octets, tls, certificate)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING id
 """
 SAVE_OUTCOMES = """
     INSERT INTO relaytest.outcome (trial, visit, session, form, step, code, reply)
@@ -55,7 +55,11 @@ TRIAL = """
     SELECT id, address, port, forms, probed_at, ended, reason::text
       FROM relaytest.trial WHERE id = $1
 """
-OUTCOMES = "SELECT visit, form, step, code, reply FROM relaytest.outcome WHERE trial = $1"
+OUTCOMES = """
+    SELECT o.visit, o.form, o.step, o.code, o.reply, s.tls IS NOT NULL AS tls
+      FROM relaytest.outcome AS o JOIN relaytest.session AS s ON s.id = o.session
+     WHERE o.trial = $1
+"""
 SESSIONS = "SELECT visit, ended, detail, greeting, hello FROM relaytest.session WHERE trial = $1"
 RECEIPTS = """
     SELECT form, mailbox, peer, reverse_path, forward_path, received_at
@@ -91,6 +95,8 @@ END_CHECK = """
 """
 WANT_CHECK = "SELECT pg_notify('relaytest_check', '')"
 FORGET_CHECKS = "DELETE FROM relaytest.sink_check WHERE sent_at < now() - interval '60 days'"
+
+_LONGEST_CERTIFICATE = 16384  # octets; OpenSSL takes handshakes of ten times that
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ async def save_visit(
 
 
 def _session_row(record: SessionRecord) -> tuple[object, ...]:
-    hello = record.hello
+    hello, encryption = record.hello, record.encryption
     exchanges = record.transcript.exchanges
     return (
         record.purpose.value,
@@ -185,6 +191,8 @@ def _session_row(record: SessionRecord) -> tuple[object, ...]:
         [exchange.after for exchange in exchanges],
         [exchange.sent for exchange in exchanges],
         [exchange.octets for exchange in exchanges],
+        f"{encryption.version} {encryption.cipher}" if encryption else None,
+        encryption.certificate[:_LONGEST_CERTIFICATE] if encryption else None,
     )
 
 
@@ -275,7 +283,7 @@ async def evidence_of(
 
 def _asked(row: asyncpg.Record) -> Asked:
     reply = None if row["code"] is None else Reply(row["code"], (row["reply"],))
-    return Asked(row["form"], Step(row["step"]), reply, row["visit"])
+    return Asked(row["form"], Step(row["step"]), reply, row["visit"], row["tls"])
 
 
 def _met(row: asyncpg.Record) -> Met:

@@ -27,7 +27,8 @@ HISTORY = """
 """
 TRIAL = "SELECT id, address, port, started_at, visits FROM relaytest.trial WHERE id = $1"
 SESSIONS = """
-    SELECT id, purpose, started_at, seconds, host(source) AS source, ended, detail, at, ours, octets
+    SELECT id, purpose, started_at, seconds, host(source) AS source, ended, detail, tls,
+           at, ours, octets
       FROM relaytest.session WHERE trial = $1 ORDER BY id LIMIT 200
 """
 RECEIPTS = """

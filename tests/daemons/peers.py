@@ -17,6 +17,7 @@ PLAIN = re.compile(rb"<[a-z2-7]{26}@%b>" % re.escape(SINK_DOMAIN.encode()))
 PERCENT = re.compile(rb"<([a-z2-7]{26})%%(%b)@[^>]+>" % re.escape(SINK_DOMAIN.encode()))
 POSTMASTER = b"<postmaster>"
 TAKEN = b"250 2.1.5 Ok"
+DEMANDS_TLS = b"530 5.7.0 Must issue a STARTTLS command first"
 RELAYING_DENIED = b"550 5.7.1 Relaying denied"
 
 
@@ -45,6 +46,7 @@ class Talk:
     refused: int = 0
     reverse: bytes = b""
     forwards: list[bytes] = field(default_factory=list)
+    tls: bool = False
 
     @property
     def parted(self) -> bool:
@@ -135,6 +137,9 @@ class Target:
         messages: int = 1000,
         at_once: int = 1000,
         gate: Gate | None = None,
+        starttls: Recipient | None = None,
+        demands_tls: bool = False,
+        tls_first: bool = False,
         **says: bytes,
     ) -> None:
         """Describe it.
@@ -149,6 +154,9 @@ class Target:
             messages: So many in a connection, and it hangs up.
             at_once: More connections are turned away.
             gate: Before the greeting.
+            starttls: Offer it; reply to RCPT inside TLS.
+            demands_tls: Refuse MAIL in clear.
+            tls_first: TLS comes before the greeting.
             says: Reply to a verb instead of the usual one.
         """
         self.host = fresh_address()
@@ -158,6 +166,7 @@ class Target:
         self._dot, self._gate = dot, gate
         self._greeting, self._errors, self._at_once = greeting, errors, at_once
         self._messages = messages
+        self._starttls, self._demands_tls, self._tls_first = starttls, demands_tls, tls_first
         self._says = {verb.encode(): reply for verb, reply in says.items()}
         self._hello = b"250-%b\r\n250 %b" % (
             NAME.encode(),
@@ -196,6 +205,9 @@ class Target:
     async def _converse(self, peer: Peer, talk: Talk) -> None:
         if self._gate is not None:
             await self._gate.go_through()
+        if self._tls_first:
+            await peer.encrypt()
+            talk.tls = True
         await peer.say(self._greeting + b"\r\n")
         while line := (await peer.hear()).rstrip(b"\r\n"):
             talk.lines.append(line)
@@ -204,6 +216,9 @@ class Target:
             if talk.refused > self._errors:
                 reply = b"421 4.7.0 Too many errors"
             await peer.say(reply + b"\r\n")
+            if line.upper() == b"STARTTLS" and reply.startswith(b"220"):
+                await peer.encrypt()
+                talk.tls = True
             if reply.startswith(b"354"):
                 await self._take(peer, talk)
             if reply.startswith((b"221", b"421")):
@@ -214,12 +229,17 @@ class Target:
         usual = b"250 2.0.0 Ok"
         match verb:
             case b"EHLO":
-                usual = self._hello
+                offered = b"250-STARTTLS\r\n" if self._starttls and not talk.tls else b""
+                usual = self._hello.replace(b"250 ", offered + b"250 ")
+            case b"STAR":
+                usual = b"220 2.0.0 Ready" if self._starttls else b"502 5.5.1 Not implemented"
             case b"MAIL":
                 talk.reverse, talk.forwards = path, []
+                usual = DEMANDS_TLS if self._demands_tls and not talk.tls else usual
             case b"RCPT":
                 talk.tried.append((talk.reverse, path))
-                usual = self.recipient(talk.reverse, path)
+                inside = talk.tls and self._starttls
+                usual = (inside or self.recipient)(talk.reverse, path)
                 talk.forwards += [path] * usual.startswith(b"250")
             case b"DATA":
                 usual = b"354 Go ahead" if talk.forwards else b"554 5.5.1 No valid recipients"

@@ -76,6 +76,10 @@ def blocks(_reverse: bytes, _forward: bytes) -> bytes:
     return b"554 5.7.1 Service unavailable; Client host blocked using zen.spamhaus.org"
 
 
+def wants_authentication(_reverse: bytes, _forward: bytes) -> bytes:
+    return b"530 5.7.0 Authentication required"
+
+
 def softly(_reverse: bytes, forward: bytes) -> bytes:
     """Postfix's defer_unauth_destination."""
     denied = b"454 4.7.1 %b: Relay access denied" % forward
@@ -139,6 +143,28 @@ KINDS = {
         "refused",
     ),
     "wants-tls": (target(MAIL=b"530 5.7.0 Must issue a STARTTLS first"), "unknown", "incomplete"),
+    "wants-tls-and-refuses": (target(starttls=closed, demands_tls=True), "closed", "refused"),
+    "wants-tls-then-authentication": (
+        target(starttls=wants_authentication, demands_tls=True),
+        "closed",
+        "refused",
+    ),
+    "wants-tls-and-takes-it-back": (
+        target(starttls=anybody, demands_tls=True, STAR=b"454 4.7.0 TLS not available"),
+        "unknown",
+        "deferred",
+    ),
+    "wants-tls-and-cannot": (
+        target(starttls=anybody, demands_tls=True, STAR=b"220 Ready\r\n500 What?"),
+        "unknown",
+        "desync",
+    ),
+    "offers-tls": (target(starttls=closed), "closed", "refused"),
+    "offers-tls-and-cannot": (
+        target(starttls=closed, STAR=b"454 4.7.0 TLS not available"),
+        "closed",
+        "refused",
+    ),
     "blocks-us": (target(blocks), "unknown", "blocked"),
     "defers-for-ever": (target(deferring), "unknown", "deferred"),
     "hangs-up-after-3-refusals": (target(errors=3), "closed", "refused"),
@@ -301,6 +327,58 @@ async def test_a_relay_through_another_address_is_open_and_names_it(begin):
         assert found(row) == ("open", "relayed")
         assert str(row["exit_address"]) == exit_address
         assert await lab.listed() == {server.host}
+
+
+async def test_a_relay_that_demands_tls_is_found_inside_it(begin):
+    async with begin() as lab:
+        server = Target(closed, relays(lab.sink), starttls=anybody, demands_tls=True)
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+            sessions = await lab.connection.fetch(
+                "SELECT tls, certificate FROM relaytest.session ORDER BY id"
+            )
+        truthful(row, lab, server)
+        assert row["condition"] is None
+        assert sessions[0]["tls"] is None
+        assert {row["tls"].split(" ")[0] for row in sessions[1:]} == {"TLSv1.3"}
+        assert all(row["certificate"].startswith(b"0\x82") for row in sessions[1:])
+        assert {talk.tls for talk in server.talks if talk.taken} == {True}
+
+
+async def test_a_relay_inside_tls_alone_is_open_under_that_condition(begin):
+    async with begin() as lab:
+        server = Target(closed, relays(lab.sink), starttls=anybody)
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
+        assert row["condition"] == "only inside TLS"
+        assert await lab.listed() == {server.host}
+
+
+@pytest.mark.parametrize(
+    ("policy", "verdict"), [("never", "closed"), ("needed", "closed"), ("also", "open")]
+)
+async def test_whether_tls_is_tried_unasked_is_for_the_operator_to_say(begin, policy, verdict):
+    async with begin(battery={"starttls": policy}) as lab:
+        server = Target(closed, relays(lab.sink), starttls=anybody)
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        assert row["verdict"] == verdict
+
+
+async def test_where_tls_comes_first_a_relay_is_found(begin):
+    server = Target(anybody, tls_first=True)
+    async with server.serve() as port, begin(battery={"tls_ports": [port]}) as lab:
+        server.post = relays(lab.sink)
+        row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
+        assert row["condition"] is None
+
+
+async def test_a_server_in_clear_where_tls_should_come_first_is_asked_in_clear(begin):
+    server = Target()
+    async with server.serve() as port, begin(battery={"tls_ports": [port]}) as lab:
+        assert found(await outcome(lab, server.host, port)) == ("closed", "refused")
 
 
 # --- greylisting: 4yz until a triplet comes a second time

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from relaytest.core.dialogue import Break
 
@@ -19,7 +21,15 @@ POLITE = {
     b"DATA": b"354 Go ahead\r\n",
     b"QUIT": b"221 2.0.0 Bye\r\n",
 }
+CERTIFICATE = Path(__file__).with_name("certificate.pem")
 SHORT = 0.03  # seconds; well below the time-outs of the tests
+
+
+def server_tls() -> ssl.SSLContext:
+    """What a server needs for TLS, with a certificate that nobody has signed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    return context
 
 
 class Peer:
@@ -33,6 +43,10 @@ class Peer:
         """Write, and wait while the client does not read."""
         self.writer.write(octets)
         await self.writer.drain()
+
+    async def encrypt(self) -> None:
+        """Be the server's side of a TLS handshake."""
+        await self.writer.start_tls(server_tls())
 
     async def hear(self) -> bytes:
         """Return the next line, or b"" when the client has gone."""
@@ -74,7 +88,7 @@ async def serving(play: Play, host: str = "127.0.0.1") -> AsyncIterator[int]:
         tasks.add(task)
         try:
             # the client hung up on us, or the test is over
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            with contextlib.suppress(ConnectionError, ssl.SSLError, asyncio.CancelledError):
                 await play(Peer(reader, writer))
                 writer.close()
                 await writer.wait_closed()

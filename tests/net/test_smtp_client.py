@@ -37,7 +37,7 @@ from relaytest.core.dialogue import (
 from relaytest.core.probe import Envelope, parse_battery
 from relaytest.core.reply import Reply
 from relaytest.core.transcript import MAX_EXCHANGES, MAX_OCTETS
-from relaytest.net import smtp_client
+from relaytest.net import smtp_client, smtp_wire
 from relaytest.net.reply_reader import MAX_LINE, MAX_LINES, MAX_REPLY, ReplyReader
 from relaytest.net.smtp_client import (
     ConnectFailedError,
@@ -567,7 +567,7 @@ def test_the_client_replaces_nothing_else_of_aiosmtplib():
         name
         for ours, theirs in [
             (smtp_client._Client, aiosmtplib.SMTP),
-            (smtp_client._Wire, SMTPProtocol),
+            (smtp_wire.Wire, SMTPProtocol),
         ]
         for name in vars(ours)
         if hasattr(theirs, name) and name[:2] != "__"
@@ -608,8 +608,8 @@ def idle_loop():
 
 def fed(loop, chunks, *, count, leaving):
     """Feed chunks to a protocol that waits for `count` replies; return all it makes of them."""
-    wire = smtp_client._Wire(loop, timedelta(seconds=1))
-    wire._group = smtp_client._Group(count, loop.create_future())
+    wire = smtp_wire.Wire(loop, timedelta(seconds=1))
+    wire._group = smtp_wire._Group(count, loop.create_future())
     wire._leaving = leaving
     line = Line()
     wire.connection_made(line)
@@ -685,7 +685,7 @@ def test_an_unfinished_line_is_looked_at_once_however_slowly_it_comes():
 
 async def test_a_write_that_failed_unnoticed_is_a_close():
     loop = asyncio.get_running_loop()
-    wire = smtp_client._Wire(loop, timedelta(seconds=1))
+    wire = smtp_wire.Wire(loop, timedelta(seconds=1))
     line = Line()
     wire.connection_made(line)
     wire.data_received(GREETING)
@@ -695,7 +695,7 @@ async def test_a_write_that_failed_unnoticed_is_a_close():
 
 
 async def test_data_after_a_break_is_ignored():
-    wire = smtp_client._Wire(asyncio.get_running_loop(), timedelta(seconds=1))
+    wire = smtp_wire.Wire(asyncio.get_running_loop(), timedelta(seconds=1))
     wire.connection_made(Line())
     wire.data_received(b"220 a\r\n220 b\r\n")
     wire.data_received(b"220 c\r\n")
