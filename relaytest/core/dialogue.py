@@ -23,6 +23,7 @@ from relaytest.core.reply import Reply
 class Step(enum.Enum):
     """Where in a mail transaction the server gave its last word."""
 
+    HELLO = "hello"  # of a session in which we went by another name than ours
     MAIL = "mail"
     RCPT = "rcpt"
     DATA = "data"
@@ -176,6 +177,11 @@ class Hello:
     def welcome(self) -> bool:
         """We may send mail commands."""
         return self.broken is None and self.reply is not None and self.reply.positive
+
+    @property
+    def refused(self) -> bool:
+        """It did not like the name we gave."""
+        return self.reply is not None and not self.reply.positive and self.verb != b"STARTTLS"
 
     @property
     def keywords(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relaytest.core.probe import Form
+from relaytest.core.probe import Form, Helo
 
 
 class Purpose(enum.Enum):
@@ -55,7 +55,8 @@ class Round:
 
 def scout(forms: Sequence[Form], sizes: Sizes) -> Round:
     """The first session. One place of it goes to the control recipient."""
-    group = split(forms, Sizes(max(1, sizes.forms - 1), sizes.odd, 1))[:1]
+    own = [form for form in forms if form.helo is Helo.OWN]
+    group = split(own, Sizes(max(1, sizes.forms - 1), sizes.odd, 1))[:1]
     return Round(Purpose.SCOUT, group, 1, pipelining=True)
 
 
@@ -101,7 +102,19 @@ def confirming(
 
 
 def split(forms: Sequence[Form], sizes: Sizes) -> tuple[tuple[Form, ...], ...]:
-    """Deal `forms` into as few groups as the sizes let, keeping their order inside a group."""
+    """Deal `forms` into as few groups as the sizes let, keeping their order inside a group.
+
+    What is said in EHLO holds for a whole session, so a group has forms of one Helo only.
+    """
+    helos = dict.fromkeys(form.helo for form in forms)
+    return tuple(
+        group
+        for helo in helos
+        for group in _deal([form for form in forms if form.helo is helo], sizes)
+    )
+
+
+def _deal(forms: Sequence[Form], sizes: Sizes) -> tuple[tuple[Form, ...], ...]:
     odd = [place for place, form in enumerate(forms) if form.odd]
     even = [place for place, form in enumerate(forms) if not form.odd]
     ration = min(sizes.odd, sizes.forms)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from relaytest.core import phrases
-from relaytest.core.dialogue import Answers, Broken, Encryption, Hello
+from relaytest.core.dialogue import Answers, Broken, Encryption, Hello, Offer, Outcome, Step
 from relaytest.core.evidence import Asked, Met
 from relaytest.core.plan import Purpose
 from relaytest.core.reply import Reply
@@ -40,7 +40,7 @@ class SessionRecord:
         """How it ended: "complete", "hung-up", "rejected", or how it broke."""
         if self.broken is not None:
             return self.broken.kind.value
-        if self.hello is None or not self.hello.welcome:
+        if not self.answers.outcomes and (self.hello is None or not self.hello.welcome):
             return "rejected"
         return "hung-up" if self.answers.hung_up else "complete"
 
@@ -54,6 +54,13 @@ class SessionRecord:
         """It was in clear, and the server offers to go on in TLS."""
         offered = self.hello is not None and "STARTTLS" in self.hello.keywords
         return offered and self.encryption is None
+
+    def take_name_for_refused(self, offers: Iterable[Offer]) -> None:
+        """Answer the forms of the session with the refusal of the name in our EHLO."""
+        if self.hello is not None and self.hello.refused:
+            self.answers.outcomes = [
+                Outcome(offer.form, Step.HELLO, self.hello.reply) for offer in offers
+            ]
 
     def set_tls_demands_aside(self) -> bool:
         """Drop answers that only demand the TLS that was offered; return whether there were any.

@@ -9,9 +9,19 @@ from functools import partial
 
 from relaytest.core import plan
 from relaytest.core.config import Config
-from relaytest.core.dialogue import Break, Broken, Hello, Offer, Outcome, greet, hold, part, secure
+from relaytest.core.dialogue import (
+    Break,
+    Broken,
+    Hello,
+    Offer,
+    Outcome,
+    greet,
+    hold,
+    part,
+    secure,
+)
 from relaytest.core.names import Names, names_of
-from relaytest.core.offers import Asker, control, distinct, offer
+from relaytest.core.offers import Asker, control, distinct, ehlo_name, offer
 from relaytest.core.plan import Purpose, Round, Sizes
 from relaytest.core.probe import Form, Helo
 from relaytest.core.target import Address
@@ -39,6 +49,20 @@ class Channel(enum.Enum):
     CLEAR = "clear"
     STARTTLS = "starttls"
     TLS = "tls"  # from the first octet on (RFC 8314)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one session is held.
+
+    Attributes:
+        name: What we say in EHLO.
+        pipelining: Use it where it is announced.
+    """
+
+    channel: Channel
+    name: str
+    pipelining: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +232,14 @@ class Prober:
         async def offers(hello: Hello) -> list[Offer]:
             visit.names = await self._names(visit, hello)
             visit.forms = distinct(
-                [form for form in visit.forms if form.helo is Helo.OWN],  # all we say so far
-                visit.names,
-                asker=self._asker,
-                keywords=hello.keywords,
+                visit.forms, visit.names, asker=self._asker, keywords=hello.keywords
             )
-            first = plan.scout(visit.forms, self._sizes).groups[0]
+            first = next(iter(plan.scout(visit.forms, self._sizes).groups), ())
             postmaster = control(trial=visit.target.trial, asker=self._asker)
             return [postmaster, *self._offers(visit, first, message=False)]
 
-        await self._talk(visit, Purpose.SCOUT, offers, visit.channel, pipelining=True)
+        way = Way(visit.channel, self._asker.ehlo_name, pipelining=True)
+        await self._talk(visit, Purpose.SCOUT, offers, way)
 
     async def _names(self, visit: Visit, hello: Hello) -> Names:
         """What the target says it is; a look-up only if it says nothing, or a form asks for it."""
@@ -241,9 +263,8 @@ class Prober:
 
             async with gate:
                 if not visit.shut_out:
-                    await self._talk(
-                        visit, sessions.purpose, offers, channel, pipelining=sessions.pipelining
-                    )
+                    way = Way(channel, self._name(visit, forms[0].helo), sessions.pipelining)
+                    await self._talk(visit, sessions.purpose, offers, way)
 
         if sessions.at_once == 1 and visit.one_by_one_from is None:
             visit.one_by_one_from = len(visit.records)
@@ -265,9 +286,7 @@ class Prober:
         visit: Visit,
         purpose: Purpose,
         offers: Offers,
-        channel: Channel,
-        *,
-        pipelining: bool,
+        way: Way,
     ) -> None:
         """Hold one session and write down what came of it, also if it is cut short."""
         record = SessionRecord(purpose, utcnow())
@@ -286,7 +305,7 @@ class Prober:
             async with connection:
                 record.transcript = connection.transcript
                 record.source = connection.source
-                await self._converse(connection, record, offers, channel, pipelining=pipelining)
+                await self._converse(connection, record, offers, way)
         except ConnectFailedError as error:
             record.broken = error.broken
         except NoSocketError as error:
@@ -299,23 +318,27 @@ class Prober:
         connection: Connection,
         record: SessionRecord,
         offers: Offers,
-        channel: Channel,
-        *,
-        pipelining: bool,
+        way: Way,
     ) -> None:
-        name = self._asker.ehlo_name.encode()
-        hello = await connection.drive(greet(name, secure=channel is Channel.TLS))
-        if channel is Channel.STARTTLS and hello.welcome:
+        name = way.name.encode("ascii")
+        hello = await connection.drive(greet(name, secure=way.channel is Channel.TLS))
+        if way.channel is Channel.STARTTLS and hello.welcome:
             hello = await connection.drive(secure(name, hello))
         record.hello, record.encryption = hello, connection.encryption
         if not hello.welcome:
             record.broken = hello.broken
             if hello.broken is None:
+                if way.name != self._asker.ehlo_name:
+                    record.take_name_for_refused(await offers(hello))
                 await connection.drive(part(record.answers))
             return
-        dialogue = hold(await offers(hello), pipelining=pipelining and hello.pipelining)
+        dialogue = hold(await offers(hello), pipelining=way.pipelining and hello.pipelining)
         record.answers = await connection.drive(dialogue)
         record.broken = record.answers.broken
+
+    def _name(self, visit: Visit, helo: Helo) -> str:
+        """Whom we say we are."""
+        return ehlo_name(helo, visit.names, self._asker) if visit.names else self._asker.ehlo_name
 
     def _source(self, address: Address) -> Address | None:
         """Our address to probe from; always the same one, since greylisting remembers it."""
