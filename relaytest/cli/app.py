@@ -36,6 +36,7 @@ from relaytest.core.errors import (
     RelaytestError,
     SchemaError,
 )
+from relaytest.core.probe import Battery, Form
 from relaytest.core.target import parse_address
 from relaytest.daemons import publisher, scheduler, shipped, sink, web, worker
 from relaytest.store import jobs, migrations, pages
@@ -303,11 +304,33 @@ def status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson =
 @app.command()
 def battery(
     tier: Annotated[int, typer.Option(min=1, help="Only tiers up to this one.")] = 255,
+    peer: Annotated[str, typer.Option(help="Only what this other tester sends.")] = "",
+    left_out: Annotated[
+        bool, typer.Option("--left-out", help="What is known and not sent, and why.")
+    ] = False,
+    config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the probe forms."""
-    forms = shipped.battery().up_to(tier)
-    print(show.battery_json(forms)) if as_json else Console().print(show.battery(forms))
+    """Print the probe forms, with those of one's own."""
+    whole = shipped.battery_of(load(config))
+    if left_out:
+        ways = whole.left_out
+        print(show.as_json(ways)) if as_json else Console().print(show.left_out(ways))
+        return
+    forms = whole.up_to(tier)
+    if peer:
+        forms = _sent_by(peer, whole, forms)
+    print(show.battery_json(forms)) if as_json else show.battery(forms, Console())
+
+
+def _sent_by(name: str, whole: Battery, forms: Iterable[Form]) -> tuple[Form, ...]:
+    """The forms of a peer, in its own order."""
+    peer = whole.peer(name)
+    if peer is None:
+        known = ", ".join(one.name for one in whole.peers)
+        raise typer.BadParameter(f"no such peer: {name}; known: {known}")
+    by_id = {form.id: form for form in forms}
+    return tuple(by_id[form] for form in peer.forms if form in by_id)
 
 
 @config_app.command("check")

@@ -7,16 +7,35 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from relaytest.core.config import Config
 from relaytest.core.config import options as all_options
-from relaytest.core.probe import Form
+from relaytest.core.names import Names
+from relaytest.core.offers import Asker, ehlo_name
+from relaytest.core.probe import Form, LeftOut
 from relaytest.core.target import Address
 from relaytest.core.values import format_value
 from relaytest.store.pages import Standing
 
 Row = Any  # asyncpg.Record, which only store knows by name
+
+_ROOM_FOR_TABLE = 140  # columns; with fewer the seven cells of a form become unreadable
+_PATH_WIDTHS = (24, 38)  # columns for MAIL FROM and RCPT TO; few paths are longer
+_CHANNEL = "any"  # every form goes over clear text, STARTTLS and implicit TLS alike
+_TARGET = Names(
+    "mx.shop.example",
+    "shop.example",
+    "[192.0.2.1]",
+    host2="mx2.shop.example",
+    domain2="mail.shop.example",
+    ip="192.0.2.1",
+    arpa="1.2.0.192.in-addr.arpa",
+    ptr="relay.isp.example",
+)
+_ASKER = Asker(b"", "sink.example", "probe.example", "", other="sink.test")
 
 
 def as_json(value: object) -> str:
@@ -89,38 +108,74 @@ def status(counts: Row, queue: Iterable[Row], workers: Iterable[Row]) -> None:
     console.print(table)
 
 
-def battery(forms: Iterable[Form]) -> Table:
-    """Return the table of forms."""
-    table = _table("id", "tier", "MAIL FROM", "RCPT TO", "catches", "sent by")
+def battery(forms: Sequence[Form], console: Console) -> None:
+    """Print forms, filled in for an example target: as a table if there is room for one."""
+    if console.width >= _ROOM_FOR_TABLE:
+        console.print(_forms_table(forms))
+        return
     for form in forms:
-        table.add_row(
-            form.id,
-            str(form.tier),
-            form.sender.template,
-            form.recipient.template,
-            form.catches,
-            ", ".join(form.sent_by),
-        )
+        mail_from, rcpt_to, helo = _example(form)
+        console.print(Text(f"{form.id}  (tier {form.tier})", "bold"))
+        console.print(Text(f"    MAIL FROM:{mail_from}\n    RCPT TO:{rcpt_to}"))
+        about = f"EHLO {helo}, over any channel. Catches {form.catches}."
+        if form.needs:
+            about += f" Only for servers that announce {' and '.join(sorted(form.needs))}."
+        if form.sent_by:
+            about += f" Sent by {', '.join(form.sent_by)}."
+        console.print(Padding(Text(about), (0, 0, 0, 4)))
+
+
+def _forms_table(forms: Iterable[Form]) -> Table:
+    table = _table("id", "tier", "MAIL FROM", "RCPT TO", "HELO", "catches", "sent by")
+    table.columns[0].no_wrap = True
+    table.columns[2].width, table.columns[3].width = _PATH_WIDTHS
+    for form in forms:
+        mail_from, rcpt_to, _ = _example(form)
+        told = (form.id, str(form.tier), mail_from, rcpt_to, form.helo.value, form.catches)
+        table.add_row(*map(Text, (*told, ", ".join(form.sent_by))))
     return table
 
 
 def battery_json(forms: Iterable[Form]) -> str:
     """Return the forms as JSON."""
-    return json.dumps(
-        [
-            {
-                "id": form.id,
-                "number": form.number,
-                "tier": form.tier,
-                "reverse_path": form.sender.template,
-                "forward_path": form.recipient.template,
-                "catches": form.catches,
-                "sent_by": form.sent_by,
-            }
-            for form in forms
-        ],
-        indent=2,
+    return json.dumps([_form_json(form) for form in forms], indent=2)
+
+
+def _form_json(form: Form) -> dict[str, object]:
+    mail_from, rcpt_to, helo = _example(form)
+    return {
+        "id": form.id,
+        "number": form.number,
+        "tier": form.tier,
+        "reverse_path": form.sender.template,
+        "forward_path": form.recipient.template,
+        "helo": form.helo.value,
+        "channel": _CHANNEL,
+        "needs": sorted(form.needs),
+        "odd": form.odd,
+        "catches": form.catches,
+        "sent_by": form.sent_by,
+        "example": {"mail_from": mail_from, "rcpt_to": rcpt_to, "helo": helo},
+    }
+
+
+def _example(form: Form) -> tuple[str, str, str]:
+    """What goes over the wire to an example target: MAIL FROM, RCPT TO, EHLO."""
+    values = {**_TARGET.texts, **_ASKER.texts, "user": "user", "sender": "sender"}
+    envelope = form.envelope(values)
+    return (
+        envelope.reverse_path.decode(),
+        envelope.forward_path.decode(),
+        ehlo_name(form.helo, _TARGET, _ASKER),
     )
+
+
+def left_out(ways: Iterable[LeftOut]) -> Table:
+    """Return the table of what is known and not sent."""
+    table = _table("id", "why it is not sent")
+    for way in ways:
+        table.add_row(way.id, way.why)
+    return table
 
 
 def options(config: Config) -> Table:
@@ -129,7 +184,7 @@ def options(config: Config) -> Table:
     for key, field in all_options():
         section, _, name = key.partition(".")
         value = getattr(getattr(config, section), name)
-        table.add_row(key, format_value(value), field.description or "")
+        table.add_row(key, Text(format_value(value)), field.description or "")
     return table
 
 

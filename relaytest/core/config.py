@@ -6,6 +6,7 @@ around an IPv6 host.
 """
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from ipaddress import IPv6Network, ip_network
@@ -18,6 +19,7 @@ from pydantic import (
     Field,
     IPvAnyAddress,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -25,6 +27,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from relaytest.core.errors import ConfigError
+from relaytest.core.probe import MOST_EXTRA, Extra, Helo, template_fault
 from relaytest.core.target import NEVER, Network, Scope
 from relaytest.core.token import LENGTH
 from relaytest.core.values import parse_duration, parse_endpoint, parse_host_name
@@ -126,10 +129,50 @@ class Dns(Section):
     timeout: Duration = Field(timedelta(seconds=2), description="of one look-up, all tries")
 
 
+class ExtraForm(Section):
+    """A probe form of the operator's own."""
+
+    id: str = Field(pattern=r"^X-[A-Z0-9][A-Z0-9.-]{0,37}$")
+    mail_from: str = Field(min_length=1, max_length=256)  # as long as a path may be (RFC 5321)
+    rcpt_to: str = Field(min_length=1, max_length=256)
+    helo: Helo = Helo.OWN
+
+    @field_validator("mail_from", "rcpt_to")
+    @classmethod
+    def _sendable(cls, template: str, info: ValidationInfo) -> str:
+        if fault := template_fault(template, recipient=info.field_name == "rcpt_to"):
+            raise ValueError(fault)
+        if "[127." in template:
+            raise ValueError("must not name a loopback address: Domino loops at full load over it")
+        return template
+
+    def __str__(self) -> str:
+        texts = {"id": self.id, "mail_from": self.mail_from, "rcpt_to": self.rcpt_to}
+        shown = [f"{key} = {json.dumps(text)}" for key, text in texts.items()]
+        return f'{{{", ".join(shown)}, helo = "{self.helo.value}"}}'
+
+
 class BatterySection(Section):
     """Which forms are sent."""
 
     depth: Literal["quick", "full"] = Field("quick", description="quick: tiers 1-2; full: all")
+    extra: list[ExtraForm] = Field(
+        [],
+        max_length=MOST_EXTRA,
+        description="forms of your own, sent with tier 2; add at the end, remove none",
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _named_apart(cls, extra: list[ExtraForm]) -> list[ExtraForm]:
+        ids = [one.id for one in extra]
+        if twice := sorted({one for one in ids if ids.count(one) > 1}):
+            raise ValueError(f"{twice[0]} is there twice")
+        return extra
+
+    def extras(self) -> tuple[Extra, ...]:
+        """Return the forms of one's own as core.probe wants them."""
+        return tuple(Extra(one.id, one.mail_from, one.rcpt_to, one.helo) for one in self.extra)
 
 
 class Timing(Section):

@@ -158,11 +158,16 @@ class Hello:
         return self.broken is None and self.reply is not None and self.reply.positive
 
     @property
+    def keywords(self) -> frozenset[str]:
+        """What the server announced to our EHLO (RFC 5321 section 4.1.1.1), in upper case."""
+        if self.reply is None or not self.reply.positive or self.verb != b"EHLO":
+            return frozenset()
+        return frozenset(line.split(" ", 1)[0].upper() for line in self.reply.lines[1:])
+
+    @property
     def pipelining(self) -> bool:
         """The server announced PIPELINING (RFC 2920) to our EHLO."""
-        if self.reply is None or not self.reply.positive or self.verb != b"EHLO":
-            return False
-        return any(line.split(" ")[0].upper() == "PIPELINING" for line in self.reply.lines[1:])
+        return "PIPELINING" in self.keywords
 
 
 @dataclass(slots=True)

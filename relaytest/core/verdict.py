@@ -192,7 +192,7 @@ def _condition(evidence: Evidence, relayed: Sequence[Form]) -> str | None:
     if not relayed or plainest is None or standings[plainest.number] not in _NOT_RELAYED:
         return None
     if all(form.recipient.id == "R-PLAIN" for form in relayed):
-        senders = dict.fromkeys(f"MAIL FROM:{form.sender.template}" for form in relayed)
+        senders = dict.fromkeys(form.claim for form in relayed)
         return f"only for certain senders ({', '.join(senders)})"
     tricks = dict.fromkeys(
         f"RCPT TO:{form.recipient.template}" for form in relayed if form.recipient.id != "R-PLAIN"

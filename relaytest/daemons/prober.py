@@ -11,7 +11,7 @@ from relaytest.core.dialogue import Break, Broken, Hello, Offer, greet, hold, pa
 from relaytest.core.names import Names, names_of
 from relaytest.core.offers import Asker, control, distinct, offer
 from relaytest.core.plan import Purpose, Round, Sizes
-from relaytest.core.probe import Form
+from relaytest.core.probe import Form, Helo
 from relaytest.core.target import Address
 from relaytest.core.visit import SessionRecord
 from relaytest.daemons.clock import utcnow
@@ -105,7 +105,8 @@ class Prober:
         self._resolver = resolver
         self._longest = timing.visit.total_seconds()
         self._sources = identity.sources
-        self._asker = Asker(key, config.sink.domains[0], config.ehlo_name, identity.contact)
+        sink, other, *_ = (*config.sink.domains, "")
+        self._asker = Asker(key, sink, config.ehlo_name, identity.contact, other)
         self._timeouts = Timeouts(
             timing.connect, timing.greeting, timing.command, timing.end_of_data, timing.session
         )
@@ -148,21 +149,29 @@ class Prober:
         """The first session; it also learns the target's names, which the forms need."""
 
         async def offers(hello: Hello) -> list[Offer]:
-            visit.names = await self._names(visit.target.address, hello)
-            visit.forms = distinct(visit.forms, visit.names)
+            visit.names = await self._names(visit, hello)
+            visit.forms = distinct(
+                [form for form in visit.forms if form.helo is Helo.OWN],  # all we say so far
+                visit.names,
+                asker=self._asker,
+                keywords=hello.keywords,
+            )
             first = plan.scout(visit.forms, self._sizes).groups[0]
             postmaster = control(trial=visit.target.trial, asker=self._asker)
             return [postmaster, *self._offers(visit, first, message=False)]
 
         await self._talk(visit, Purpose.SCOUT, offers, pipelining=True)
 
-    async def _names(self, address: Address, hello: Hello) -> Names:
-        """What the target says it is; only one that says nothing is worth a look-up."""
-        said = names_of(address, greeting=hello.greeting, hello=hello.reply, pointer=None)
-        if said.host != said.literal:
+    async def _names(self, visit: Visit, hello: Hello) -> Names:
+        """What the target says it is; a look-up only if it says nothing, or a form asks for it."""
+        address, greeting = visit.target.address, hello.greeting
+        said = names_of(address, greeting=greeting, hello=hello.reply, pointer=None)
+        if said.host != said.literal and not any(
+            "ptr" in form.recipient.wants for form in visit.forms
+        ):
             return said
         pointer = await self._resolver.pointer(address)
-        return names_of(address, greeting=None, hello=None, pointer=pointer)
+        return names_of(address, greeting=greeting, hello=hello.reply, pointer=pointer)
 
     async def _hold(self, visit: Visit, sessions: Round, *, message: bool) -> None:
         """Hold the sessions of a round, as many at once as it allows."""

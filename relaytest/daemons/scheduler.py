@@ -57,7 +57,7 @@ class Scheduler:
     def __init__(self, config: Config, database: Database) -> None:
         self._config = config
         self._database = database
-        self._battery = shipped.battery().by_number()
+        self._battery = shipped.battery_of(config).by_number()
         self._patience = Patience(config.timing.patience, config.timing.grace)
         self.bell = Bell()
 

@@ -3,6 +3,7 @@
 from functools import cache
 from importlib.resources import files
 
+from relaytest.core.config import Config
 from relaytest.core.probe import Battery, parse_battery
 
 
@@ -10,3 +11,8 @@ from relaytest.core.probe import Battery, parse_battery
 def battery() -> Battery:
     """Return the shipped battery (core/battery.toml)."""
     return parse_battery((files("relaytest.core") / "battery.toml").read_text(encoding="utf-8"))
+
+
+def battery_of(config: Config) -> Battery:
+    """Return the shipped battery with the operator's own forms."""
+    return battery().with_extra(config.battery.extras())

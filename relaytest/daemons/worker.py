@@ -82,8 +82,8 @@ class Worker:
         self._scope = config.scope.rules()
         self._patience = Patience(timing.patience, timing.grace)
         self._lease = timing.visit + _LEASE_MARGIN
-        self._battery = shipped.battery().by_number()
-        self._forms = shipped.battery().up_to(config.tier)
+        self._battery = shipped.battery_of(config).by_number()
+        self._forms = shipped.battery_of(config).up_to(config.tier)
         self._bell = Bell()
         self._id: int | None = None
         self._visits: set[asyncio.Task[None]] = set()

@@ -87,7 +87,7 @@ class Site:
     def __init__(self, config: Config, database: Database) -> None:
         self._config = config
         self._database = database
-        self._forms = shipped.battery().by_number()
+        self._forms = shipped.battery_of(config).by_number()
         self._templates = Environment(
             loader=PackageLoader("relaytest.daemons.web"),
             autoescape=True,
