@@ -8,8 +8,10 @@ import asyncpg
 import pytest
 
 from relaytest.core.config import options, parse_config
+from relaytest.core.probe import PLACEHOLDERS, Helo
 from relaytest.core.values import format_value
 from relaytest.core.verdict import Reason
+from relaytest.daemons import shipped
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -30,9 +32,23 @@ def test_every_reason_of_a_verdict_is_explained():
     assert [one.value for one in Reason if f"`{one.value}`" not in README] == []
 
 
-def test_the_example_configuration_is_right():
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert parse_config(tomllib.loads(example)).sink.domains
+def test_the_example_configurations_are_right():
+    whole, extra = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert parse_config(tomllib.loads(whole)).sink.domains
+    assert parse_config(tomllib.loads(extra)).battery.extras()
+
+
+def test_the_sizes_of_the_battery_are_those_of_the_battery():
+    forms = shipped.battery().forms
+    tiers = [sum(form.tier == tier for form in forms) for tier in (1, 2, 3, 4)]
+    assert f"There are {len(forms)} of them in four tiers" in README
+    assert re.findall(r"\((\d+)\)[,:]", README)[:4] == [str(size) for size in tiers]
+
+
+def test_every_placeholder_and_name_in_ehlo_is_explained():
+    ours = {"sink_upper", "sink_imcea"}  # spellings of sink that only their own forms need
+    assert [one for one in PLACEHOLDERS - ours if f"`${{{one}}}`" not in README] == []
+    assert [one.value for one in Helo if f"`{one.value}`" not in README] == []
 
 
 @pytest.mark.parametrize(

@@ -163,24 +163,90 @@ def test_a_wrong_configuration_exits_78_before_anything_else(run, words):
 def test_the_battery_is_valid_json_with_stable_ids(run):
     status, said, _ = run("battery", "--json")
     forms = json.loads(said)
-    assert (status, len(forms), len({form["id"] for form in forms})) == (0, 56, 56)
-    keys = "id number tier reverse_path forward_path catches sent_by"
+    assert (status, len(forms), len({form["id"] for form in forms})) == (0, 132, 132)
+    keys = "id number tier reverse_path forward_path helo channel needs odd catches sent_by example"
     assert {" ".join(form) for form in forms} == {keys}
-    assert [form["id"] for form in forms[:3]] == [
-        form.id for form in shipped.battery().up_to(255)[:3]
-    ]
+    assert [form["id"] for form in forms] == [form.id for form in shipped.battery().forms]
 
 
-def test_the_first_tier_has_eight_forms(run):
+def test_a_form_as_json_has_its_template_and_an_example(run):
+    _, said, _ = run("battery", "--json")
+    form = next(one for one in json.loads(said) if one["id"] == "S-DOM.HOST/R-PLAIN")
+    assert form["reverse_path"] == "<${sender}@${domain}>"
+    assert (form["helo"], form["channel"], form["needs"]) == ("host", "any", [])
+    assert form["example"] == {
+        "mail_from": "<sender@shop.example>",
+        "rcpt_to": "<user@sink.example>",
+        "helo": "mx.shop.example",
+    }
+
+
+def test_the_first_tier_has_nine_forms(run):
     _, said, _ = run("battery", "--json", "--tier", "1")
     forms = json.loads(said)
-    assert [form["tier"] for form in forms] == [1] * 8
+    assert [form["tier"] for form in forms] == [1] * 9
 
 
-def test_the_battery_as_a_table_has_a_line_for_each_form(run):
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_the_battery_on_a_terminal_has_a_line_for_each_form(run, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
     status, said, _ = run("battery")
     assert status == 0
     assert all(f"{form.id} " in said for form in shipped.battery().up_to(255))
+    assert max(map(len, said.splitlines())) <= int(columns)
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_envelopes_on_a_terminal_are_not_broken(run, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    _, said, _ = run("battery", "--tier", "2")
+    for path in ('<"user@sink.example"@mx.shop.example>', "<user@sink.example@[192.0.2.1]>"):
+        assert path in said
+
+
+def test_brackets_on_a_terminal_are_no_markup(run):
+    _, said, _ = run("battery")
+    assert "<user%[sink.example]@>" in said
+
+
+@pytest.mark.parametrize("name", ["nmap", "NMAP"])
+def test_the_forms_of_a_peer_stand_in_its_order(run, name):
+    status, said, _ = run("battery", "--json", "--peer", name)
+    assert status == 0
+    assert [form["id"] for form in json.loads(said)] == list(shipped.battery().peer("nmap").forms)
+
+
+def test_a_peer_and_a_tier_are_the_forms_that_both_have(run):
+    _, said, _ = run("battery", "--json", "--peer", "nmap", "--tier", "1")
+    assert [form["id"] for form in json.loads(said)] == [
+        "S-NULL/R-PLAIN",
+        "S-EXT/R-PLAIN",
+        "S-IP/R-PLAIN",
+    ]
+
+
+def test_an_unknown_peer_is_told_with_those_that_are_known(run):
+    status, said, complaint = run("battery", "--peer", "swaks")
+    assert (status, said) == (64, "")
+    told = " ".join(complaint.replace("│", " ").split())
+    assert f"known: {', '.join(peer.name for peer in shipped.battery().peers)}" in told
+
+
+def test_what_is_left_out_is_told_with_the_reason(run):
+    _, said, _ = run("battery", "--left-out", "--json")
+    assert json.loads(said) == [{"id": w.id, "why": w.why} for w in shipped.battery().left_out]
+    _, said, _ = run("battery", "--left-out")
+    assert "S-LOOPIP" in said
+
+
+def test_forms_of_ones_own_are_part_of_the_battery(run, monkeypatch):
+    form = {"id": "X-MINE", "mail_from": "<>", "rcpt_to": "<${user}%${sink}@[${ip}]>"}
+    monkeypatch.setenv("RELAYTEST_BATTERY__EXTRA", json.dumps([form]))
+    _, said, _ = run("battery", "--json", "--tier", "2")
+    mine = json.loads(said)[-1]
+    assert (mine["id"], mine["number"]) == ("X-MINE", 0xE1E1)
+    _, said, _ = run("config", "show")
+    assert "X-MINE" in said
 
 
 def test_config_show_prints_every_option(run):

@@ -10,6 +10,7 @@ from relaytest.cli import settings
 from relaytest.cli.settings import data_folder, load
 from relaytest.core.config import Config
 from relaytest.core.errors import ConfigError
+from relaytest.core.probe import Extra, Helo
 from tests.cli.program import relaytest
 
 
@@ -110,6 +111,12 @@ def test_every_kind_of_value_can_stand_in_the_environment(monkeypatch, name, tex
     monkeypatch.setenv(f"RELAYTEST_{name}", text)
     section, _, key = name.lower().partition("__")
     assert getattr(getattr(load(None), section), key) == value
+
+
+def test_forms_of_ones_own_can_stand_in_the_environment(monkeypatch):
+    form = '{"id": "X-MINE", "mail_from": "<>", "rcpt_to": "<${user}@${sink}>", "helo": "host"}'
+    monkeypatch.setenv("RELAYTEST_BATTERY__EXTRA", f"[{form}]")
+    assert load(None).battery.extras() == (Extra("X-MINE", "<>", "<${user}@${sink}>", Helo.HOST),)
 
 
 @pytest.mark.parametrize("name", ["DATA", "PG_BIN", "REQUIRE_SERVERS"])

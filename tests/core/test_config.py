@@ -1,5 +1,6 @@
 """The configuration: its defaults, what may be set, and what is said to mistakes."""
 
+import tomllib
 from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -15,6 +16,7 @@ from relaytest.core.config import (
     parse_config,
 )
 from relaytest.core.errors import ConfigError
+from relaytest.core.probe import Extra, Helo
 from relaytest.core.target import Scope
 from relaytest.core.token import LENGTH
 
@@ -33,6 +35,12 @@ SECTIONS = [
     "web",
     "log",
 ]
+
+
+def extra(**changes):
+    """A form of the operator's own, as it stands in the file."""
+    form = {"id": "X-MINE", "mail_from": "<root@${host}>", "rcpt_to": "<${user}%${sink}@${domain}>"}
+    return form | changes
 
 
 def only(key, value):
@@ -76,6 +84,25 @@ def test_every_option_has_a_description(key, field):
 def test_a_configuration_cannot_be_changed_after_reading():
     with pytest.raises(ValidationError, match="frozen"):
         parse_config({}).battery.depth = "full"  # type: ignore[misc]  # that is the test
+
+
+def test_a_form_of_ones_own_is_read_as_it_was_written():
+    config = parse_config({"battery": {"extra": [extra(), extra(id="X-2", helo="localhost")]}})
+    assert config.battery.extras() == (
+        Extra("X-MINE", "<root@${host}>", "<${user}%${sink}@${domain}>"),
+        Extra("X-2", "<root@${host}>", "<${user}%${sink}@${domain}>", Helo.LOCALHOST),
+    )
+
+
+def test_thirty_forms_of_ones_own_are_not_too_many():
+    forms = [extra(id=f"X-{n}") for n in range(30)]
+    assert len(parse_config({"battery": {"extra": forms}}).battery.extras()) == 30
+
+
+def test_a_form_of_ones_own_is_shown_as_it_is_written():
+    shown = str(parse_config({"battery": {"extra": [extra()]}}).battery.extra[0])
+    read = tomllib.loads(f"form = {shown}")["form"]
+    assert read == extra(helo="own")
 
 
 @pytest.mark.parametrize(("depth", "tier"), [("quick", 2), ("full", 255)])
@@ -190,6 +217,44 @@ MISTAKES = {
     "unspecified-6": ("scope.allow", ["::"], "::/128", "where no mail server can be"),
     "nameserver": ("dns.nameservers", ["9.9.9.9"], "'9.9.9.9'", "must be address:port"),
     "depth": ("battery.depth", "deep", "'deep'", "'quick' or 'full'"),
+    "extra-id": ("battery.extra", [extra(id="S-EXT")], "'S-EXT'", "should match pattern '^X-"),
+    "extra-helo": ("battery.extra", [extra(helo="mx")], "'mx'", "'own', 'localhost', 'host'"),
+    "extra-key": ("battery.extra", [extra(odd=True)], "battery.extra.0.odd", "no such key"),
+    "extra-elsewhere": (
+        "battery.extra",
+        [extra(rcpt_to="<${user}@example.org>")],
+        "'<${user}@example.org>'",
+        "must lead to our sink: ${user} and ${sink} are needed",
+    ),
+    "extra-without-token": ("battery.extra", [extra(rcpt_to="<a@${sink}>")], "", "must lead to"),
+    "extra-placeholder": (
+        "battery.extra",
+        [extra(mail_from="<${me}>")],
+        "'<${me}>'",
+        "may have only ${...} of arpa, domain",
+    ),
+    "extra-not-ascii": ("battery.extra", [extra(mail_from="<ä>")], "'<ä>'", "printable ASCII"),
+    "extra-line-end": (
+        "battery.extra",
+        [extra(mail_from="<>\r\nRSET")],
+        "battery.extra.0.mail_from",
+        "must be printable ASCII",
+    ),
+    "extra-loopback": (
+        "battery.extra",
+        [extra(mail_from="<a@[127.0.0.1]>")],
+        "'<a@[127.0.0.1]>'",
+        "must not name a loopback address",
+    ),
+    "extra-empty": ("battery.extra", [extra(mail_from="")], "''", "at least 1 character"),
+    "extra-too-long": ("battery.extra", [extra(mail_from="a" * 257)], "aaa", "at most 256"),
+    "extra-twice": ("battery.extra", [extra(), extra()], "battery.extra", "X-MINE is there twice"),
+    "extra-too-many": (
+        "battery.extra",
+        [extra(id=f"X-{n}") for n in range(31)],
+        "battery.extra",
+        "at most 30 items",
+    ),
     "duration": ("timing.connect", "soon", "'soon'", "must be a duration such as"),
     "endless-duration": ("timing.patience", float("inf"), "inf", "must be"),
     "retry": ("timing.retries", ["5 minutes"], "'5 minutes'", "must be a duration such as"),

@@ -174,6 +174,17 @@ def test_pipelining_is_a_keyword_after_the_first_line(lines, announced):
     assert Hello(READY, Reply(250, lines)).pipelining is announced
 
 
+def test_keywords_are_the_first_words_after_the_first_line_in_upper_case():
+    reply = Reply(250, ("mx.shop.example", "Auth PLAIN LOGIN", "SIZE 1000", "dsn", ""))
+    assert Hello(READY, reply).keywords == {"AUTH", "SIZE", "DSN", ""}
+
+
+def test_no_keywords_without_a_positive_reply_to_ehlo():
+    assert Hello(READY, replace(EHLO, code=550)).keywords == frozenset()
+    assert Hello(READY, EHLO, b"HELO").keywords == frozenset()
+    assert Hello(READY).keywords == frozenset()
+
+
 def test_pipelining_counts_only_in_a_positive_reply_to_ehlo():
     assert not Hello(READY, replace(EHLO, code=550)).pipelining
     assert not Hello(READY, EHLO, b"HELO").pipelining

@@ -6,12 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relaytest.core.names import Names, domain_of, looks_like_host_name, names_of
+from relaytest.core.names import (
+    Found,
+    Names,
+    Origin,
+    domains_of,
+    looks_like_host_name,
+    names_of,
+)
 from relaytest.core.reply import Reply
 
 ADDRESS = IPv4Address("192.0.2.1")
-NAMED = Names("mx.shop.example", "shop.example", "[192.0.2.1]")
-NAMELESS = Names("[192.0.2.1]", "[192.0.2.1]", "[192.0.2.1]")
+ALWAYS = {"ip": "192.0.2.1", "arpa": "1.2.0.192.in-addr.arpa"}
+NAMED = Names(
+    "mx.shop.example",
+    "shop.example",
+    "[192.0.2.1]",
+    found=(Found("mx.shop.example", Origin.GREETING),),
+    **ALWAYS,
+)
+NAMELESS = Names("[192.0.2.1]", "[192.0.2.1]", "[192.0.2.1]", **ALWAYS)
 
 GREETINGS = {
     "postfix": "mx.shop.example ESMTP Postfix (Debian/GNU)",
@@ -30,6 +44,11 @@ NONSENSE = {
     "underscore": "mx_1.shop.example ESMTP",
     "single-label": "mailserver ESMTP",
     "localhost": "localhost ESMTP",
+    "localdomain": "localhost.localdomain ESMTP",
+    "any-localdomain": "mail.localdomain ESMTP",
+    "below-localhost": "mx.localhost ESMTP",
+    "localhost-of": "localhost.shop.example ESMTP",
+    "reverse-tree": "1.2.0.192.in-addr.arpa ESMTP",
     "stars": "****************************",
     "empty": "",
     "blank-first": " mx.shop.example ESMTP",
@@ -105,27 +124,109 @@ def test_what_the_target_says_goes_before_what_dns_says(greeting, hello, pointer
     assert names_of(ADDRESS, greeting=replies[0], hello=replies[1], pointer=pointer).host == host
 
 
-def test_an_ipv6_target_has_a_literal_with_its_tag():
+IPV6 = IPv6Address("2001:db8::1")
+IPV6_ARPA = f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa"
+
+
+def test_an_ipv6_target_has_a_literal_with_its_tag_and_no_bare_address():
     literal = "[IPv6:2001:db8::1]"
-    assert greeted("ESMTP", IPv6Address("2001:db8::1")) == Names(literal, literal, literal)
+    assert greeted("ESMTP", IPV6) == Names(literal, literal, literal, arpa=IPV6_ARPA)
 
 
 def test_a_name_stands_beside_the_ipv6_literal():
-    names = greeted("mx.shop.example ESMTP", IPv6Address("2001:db8::1"))
-    assert names == Names("mx.shop.example", "shop.example", "[IPv6:2001:db8::1]")
+    names = greeted("mx.shop.example ESMTP", IPV6)
+    assert (names.host, names.literal) == ("mx.shop.example", "[IPv6:2001:db8::1]")
+
+
+def told(greeting, hello, pointer, confirmed=None):
+    replies = [None if text is None else Reply(220, (text,)) for text in (greeting, hello)]
+    return names_of(
+        ADDRESS, greeting=replies[0], hello=replies[1], pointer=pointer, confirmed=confirmed
+    )
 
 
 @pytest.mark.parametrize(
-    ("host", "domain"),
+    ("words", "hosts"),
     [
-        ("mx.shop.example", "shop.example"),
-        ("a.b.shop.example", "b.shop.example"),
-        ("shop.example", "shop.example"),
-        ("localhost", "localhost"),
+        (("a.shop.example", "b.shop.example", "c.isp.example"), ("a.shop", "b.shop")),
+        (("a.shop.example", "a.shop.example", "c.isp.example"), ("a.shop", "c.isp")),
+        (("a.shop.example", "A.Shop.Example.", None), ("a.shop", None)),
+        (("ESMTP", "b.shop.example", "c.isp.example"), ("b.shop", "c.isp")),
+        (("localhost", "localhost", "c.isp.example"), ("c.isp", None)),
+    ],
+    ids=["both-said", "one-said-twice", "one-in-two-spellings", "ehlo-and-dns", "dns-only"],
+)
+def test_the_second_host_is_the_next_that_differs(words, hosts):
+    names = told(*words)
+    assert (names.host, names.host2) == tuple(one and f"{one}.example" for one in hosts)
+
+
+@pytest.mark.parametrize(
+    ("words", "domains"),
+    [
+        (("mx.shop.example", None, None), ("shop.example", None)),
+        (("mx.shop.example", None, "c.isp.example"), ("shop.example", "isp.example")),
+        (("mx.shop.example", "mx2.shop.example", "c.isp.example"), ("shop.example", "isp.example")),
+        (("mx.mail.shop.example", None, "c.isp.example"), ("shop.example", "mail.shop.example")),
+        (("shop.example", None, None), ("shop.example", None)),
+        (("mx.shop.co.uk", None, None), ("shop.co.uk", None)),
+        (("ESMTP", None, None), ("[192.0.2.1]", None)),
+    ],
+    ids=["one", "of-two-hosts", "of-three-hosts", "parent", "host", "public-suffix", "none"],
+)
+def test_the_second_domain_is_the_next_that_differs(words, domains):
+    names = told(*words)
+    assert (names.domain, names.domain2) == domains
+
+
+@pytest.mark.parametrize("confirmed", [True, False, None])
+def test_every_name_is_kept_with_its_origin(confirmed):
+    names = told("a.shop.example", "A.shop.example hello", "c.isp.example.", confirmed)
+    assert names.found == (
+        Found("a.shop.example", Origin.GREETING),
+        Found("a.shop.example", Origin.HELLO),
+        Found("c.isp.example", Origin.POINTER, confirmed),
+    )
+
+
+@pytest.mark.parametrize(
+    ("pointer", "name"),
+    [("c.isp.example.", "c.isp.example"), ("localhost.", None), ("", None), (None, None)],
+    ids=repr,
+)
+def test_the_name_in_the_reverse_dns_is_known_as_such(pointer, name):
+    assert told("mx.shop.example", None, pointer).ptr == name
+
+
+def test_only_names_that_are_there_have_a_text():
+    texts = {"host": "mx.shop.example", "domain": "shop.example", "literal": "[192.0.2.1]"}
+    assert NAMED.texts == texts | ALWAYS
+    assert told("mx.shop.example", None, "c.isp.example").texts == texts | ALWAYS | {
+        "host2": "c.isp.example",
+        "domain2": "isp.example",
+        "ptr": "c.isp.example",
+    }
+
+
+@pytest.mark.parametrize(
+    ("host", "domains"),
+    [
+        ("mx.shop.example", ["shop.example"]),
+        ("shop.example", ["shop.example"]),
+        ("mx.mail.shop.example", ["shop.example", "mail.shop.example"]),
+        ("a.b.c.shop.example", ["shop.example", "b.c.shop.example"]),
+        ("mx.shop.co.uk", ["shop.co.uk"]),
+        ("mx.mail.shop.co.jp", ["shop.co.jp", "mail.shop.co.jp"]),
+        ("shop.co.uk", ["shop.co.uk"]),
+        ("co.uk", ["co.uk"]),
+        ("vm-1.compute-1.amazonaws.com", ["vm-1.compute-1.amazonaws.com"]),
+        ("mx.me.github.io", ["me.github.io"]),
+        ("mx.xn--85x722f.xn--55qx5d.cn", ["xn--85x722f.xn--55qx5d.cn"]),
+        ("localhost", ["localhost"]),
     ],
 )
-def test_the_domain_is_the_host_without_its_first_label(host, domain):
-    assert domain_of(host) == domain
+def test_the_domains_of_a_host_are_what_was_registered_and_its_parent(host, domains):
+    assert list(domains_of(host)) == domains
 
 
 @pytest.mark.parametrize(
@@ -147,12 +248,24 @@ def test_a_full_host_name_has_a_dot_and_letters_in_its_last_label(text, full):
     assert looks_like_host_name(text) is full
 
 
-@given(st.text(max_size=80), st.text(max_size=80), st.text(max_size=80))
+LABEL = st.text(st.sampled_from("aZ09-_.@[]<>%!\0\r\n \udcffä"), max_size=70)
+WORDS = st.text(max_size=80) | st.lists(LABEL, max_size=140).map(".".join)
+
+
+@given(WORDS, WORDS, WORDS)
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_whatever_is_said_the_names_fit_into_a_path(greeting, hello, pointer):
-    names = names_of(
-        ADDRESS, greeting=Reply(220, (greeting,)), hello=Reply(250, (hello,)), pointer=pointer
-    )
-    assert all(
-        one == names.literal or looks_like_host_name(one) for one in (names.host, names.domain)
-    )
+    names = told(greeting, hello, pointer)
+    assert len(names.found) <= 3
+    for name, text in names.texts.items():
+        fixed = {"literal": "[192.0.2.1]"} | ALWAYS
+        assert text in (names.literal, fixed.get(name)) or looks_like_host_name(text)
+        assert len(text) <= 253
+
+
+@given(WORDS, WORDS, WORDS)
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_second_names_differ_from_the_first(greeting, hello, pointer):
+    names = told(greeting, hello, pointer)
+    assert names.host != names.host2
+    assert names.domain != names.domain2

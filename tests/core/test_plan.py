@@ -16,7 +16,7 @@ SIZES = Sizes(forms=8, odd=2, sessions=4)
 
 
 def path(number, odd=False):
-    return Path(f"P-{number}", number, "<${user}@${sink}>", "", (), odd)
+    return Path(f"P-{number}", number, "<${user}@${sink}>", "", odd=odd)
 
 
 def forms_of(oddities):
@@ -75,7 +75,7 @@ def test_there_are_as_few_groups_as_the_sizes_let(forms, sizes):
 
 
 def test_the_quick_battery_takes_four_sessions():
-    assert [len(group) for group in split(QUICK, SIZES)] == [8, 8, 2, 2]
+    assert [len(group) for group in split(QUICK, SIZES)] == [8, 8, 4, 2]
 
 
 def test_no_forms_make_no_group():

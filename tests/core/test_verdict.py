@@ -615,6 +615,10 @@ def test_the_time_to_look_again_makes_no_other_verdict():
             "only for certain senders (MAIL FROM:<>)",
         ),
         (
+            trial(answered(DENIED, EXT), came_back("S-EXT.LOCALHOST/R-PLAIN")),
+            "only for certain senders (EHLO localhost, MAIL FROM:<${sender}@${sink}>)",
+        ),
+        (
             trial(answered(DENIED, EXT), came_back(HACK)),
             "only for certain envelopes (RCPT TO:<${user}%${sink}@${host}>)",
         ),
@@ -636,6 +640,7 @@ def test_the_time_to_look_again_makes_no_other_verdict():
         "two-senders",
         "plainest-refused-softly",
         "plainest-bounced",
+        "a-name-in-ehlo",
         "a-trick",
         "a-trick-and-a-sender",
         "a-form-no-longer-known",

@@ -58,9 +58,17 @@ VALUES = {
     "user": "aebagbafaydqqcik",
     "sender": "bmga2dqpcaireeyu",
     "sink": "sink.example",
+    "sink_upper": "SINK.EXAMPLE",
+    "sink_imcea": "sink+2Eexample",
+    "other": "sink.test",
     "host": "mx.example",
+    "host2": "mx2.example",
     "domain": "example",
+    "domain2": "test",
     "literal": "[192.0.2.1]",
+    "ip": "192.0.2.1",
+    "arpa": "1.2.0.192.in-addr.arpa",
+    "ptr": "relay.isp.example",
 }
 FORMS = [Offer(form.number, form.envelope(VALUES)) for form in BATTERY.forms]
 THREE = [Offer(number, Envelope(b"<>", b"<%d@sink.example>" % number)) for number in (1, 2, 3)]
