@@ -47,6 +47,7 @@ class Talk:
     reverse: bytes = b""
     forwards: list[bytes] = field(default_factory=list)
     tls: bool = False
+    name: bytes = b""
 
     @property
     def parted(self) -> bool:
@@ -140,6 +141,8 @@ class Target:
         starttls: Recipient | None = None,
         demands_tls: bool = False,
         tls_first: bool = False,
+        hello: Callable[[bytes], bytes | None] = lambda _: None,
+        trusts: bytes = b"",
         **says: bytes,
     ) -> None:
         """Describe it.
@@ -157,6 +160,8 @@ class Target:
             starttls: Offer it; reply to RCPT inside TLS.
             demands_tls: Refuse MAIL in clear.
             tls_first: TLS comes before the greeting.
+            hello: Reply to EHLO and HELO, from the client's name; None: the usual one.
+            trusts: Takes mail for anybody from a client of that name.
             says: Reply to a verb instead of the usual one.
         """
         self.host = fresh_address()
@@ -166,6 +171,7 @@ class Target:
         self._dot, self._gate = dot, gate
         self._greeting, self._errors, self._at_once = greeting, errors, at_once
         self._messages = messages
+        self._name_check, self._trusts = hello, trusts
         self._starttls, self._demands_tls, self._tls_first = starttls, demands_tls, tls_first
         self._says = {verb.encode(): reply for verb, reply in says.items()}
         self._hello = b"250-%b\r\n250 %b" % (
@@ -228,9 +234,11 @@ class Target:
         verb, path = line[:4].upper(), line.partition(b":")[2]
         usual = b"250 2.0.0 Ok"
         match verb:
-            case b"EHLO":
+            case b"EHLO" | b"HELO":
+                talk.name = line[5:]
                 offered = b"250-STARTTLS\r\n" if self._starttls and not talk.tls else b""
                 usual = self._hello.replace(b"250 ", offered + b"250 ")
+                usual = self._name_check(talk.name) or usual
             case b"STAR":
                 usual = b"220 2.0.0 Ready" if self._starttls else b"502 5.5.1 Not implemented"
             case b"MAIL":
@@ -239,7 +247,8 @@ class Target:
             case b"RCPT":
                 talk.tried.append((talk.reverse, path))
                 inside = talk.tls and self._starttls
-                usual = (inside or self.recipient)(talk.reverse, path)
+                trusted = anybody if talk.name == self._trusts else None
+                usual = (trusted or inside or self.recipient)(talk.reverse, path)
                 talk.forwards += [path] * usual.startswith(b"250")
             case b"DATA":
                 usual = b"354 Go ahead" if talk.forwards else b"554 5.5.1 No valid recipients"

@@ -381,6 +381,40 @@ async def test_a_server_in_clear_where_tls_should_come_first_is_asked_in_clear(b
         assert found(await outcome(lab, server.host, port)) == ("closed", "refused")
 
 
+# --- names in EHLO
+
+
+FULL = {"battery": {"depth": "full"}}
+
+
+@pytest.mark.parametrize("name", [b"localhost", peers.NAME.encode()])
+async def test_a_relay_for_whoever_says_a_certain_name_is_open_under_that_condition(begin, name):
+    async with begin(**FULL) as lab:
+        server = Target(closed, relays(lab.sink), trusts=name)
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
+        assert row["condition"].startswith("only for certain senders (")
+        assert "HELO" in row["condition"] or "EHLO" in row["condition"]
+        assert {talk.name for talk in server.talks if talk.taken} == {name}
+
+
+@pytest.mark.parametrize("name", [b"localhost", peers.NAME.encode()])
+async def test_a_server_that_refuses_liars_is_closed_and_no_liar_spoils_the_rest(begin, name):
+    def hello(said: bytes) -> bytes | None:
+        return b"550 5.7.1 You are not " + said if said == name else None
+
+    server = Target(closed, hello=hello)
+    async with begin(**FULL) as lab, server.serve() as port:
+        row = await outcome(lab, server.host, port)
+        answers = await lab.connection.fetch(
+            "SELECT form FROM relaytest.outcome WHERE step = 'hello'"
+        )
+    assert found(row) == ("closed", "refused"), row["explanation"]
+    assert answers
+    assert len([talk for talk in server.talks if talk.name == name]) <= 4
+
+
 # --- greylisting: 4yz until a triplet comes a second time
 
 
