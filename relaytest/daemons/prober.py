@@ -115,28 +115,43 @@ class Prober:
             politeness.sessions_at_once,
         )
 
-    async def visit(self, target: Target, forms: Sequence[Form]) -> Visit:
+    async def visit(
+        self,
+        target: Target,
+        forms: Sequence[Form],
+        *,
+        messages: bool = True,
+        begun: Callable[[Visit], object] = lambda _visit: None,
+    ) -> Visit:
         """Ask the target to relay in all `forms`, in at most timing.visit.
+
+        Args:
+            target: Whom.
+            forms: Which.
+            messages: Send one for each recipient that was accepted; else only ask.
+            begun: Given the visit before its first session, to watch it grow.
 
         Raises:
             NoSocketError: We could not even try, through our own fault.
         """
         visit = Visit(target, tuple(forms))
+        begun(visit)
         with contextlib.suppress(TimeoutError):  # what is unanswered then is told as such
             async with asyncio.timeout(self._longest):
-                await self._carry_out(visit)
+                await self._carry_out(visit, messages=messages)
         if visit.fault is not None:
             raise visit.fault
         return visit
 
-    async def _carry_out(self, visit: Visit) -> None:
+    async def _carry_out(self, visit: Visit, *, messages: bool) -> None:
         await self._scout(visit)
         if visit.names is None:
             return
-        for following, left, message in (
+        stages = (
             (plan.following, visit.unanswered, False),
             (plan.confirming, visit.willing, True),
-        ):
+        )
+        for following, left, message in stages if messages else stages[:1]:
             number = 1
             while not visit.shut_out and (
                 sessions := following(number, left(), self._sizes, strained=visit.strained)

@@ -100,10 +100,14 @@ class Resolver:
             return [] if there else None
         except TimeoutError:
             return [] if "." not in name else None
-        found = sorted(
-            (int(record.data.priority), str(record.data.exchange).rstrip("."))
+        pairs = (
+            (getattr(record.data, "priority", None), getattr(record.data, "exchange", None))
             for record in answer.answer
-            if hasattr(record.data, "exchange")
+        )
+        found = sorted(
+            (preference, host.rstrip("."))
+            for preference, host in pairs
+            if isinstance(preference, int) and isinstance(host, str)
         )
         if found and not any(host for _, host in found):
             raise NullMxError(name)
