@@ -70,10 +70,10 @@ def sink_line(check: Check, config: Config) -> str:
 
 def table(check: Check, config: Config) -> Group:
     """Return the live table, with a line about the sink."""
-    shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 3, 0, 0))
+    shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for column in ("target", "sessions", "answered", "accepted", "came back", ""):
         number = column in {"sessions", "answered", "accepted", "came back"}
-        shown.add_column(column, justify="right" if number else "left", no_wrap=True)
+        shown.add_column(column, justify="right" if number else "left", no_wrap=column != "target")
     for case in check.cases:
         visit = case.visit
         shown.add_row(

@@ -171,7 +171,9 @@ def broken_off(evidence: Evidence, now: datetime) -> Verdict:
     """Return the verdict of a check that was ended before it was over: proof stays proof."""
     if proofs_of(evidence) and (found := judge(evidence, _NO_PATIENCE, now)):
         return found
-    return _unknown(Reason.INCOMPLETE, "The check was broken off before it was over.")
+    out = any(one.step is Step.END_OF_DATA for one in evidence.asked)
+    reason = Reason.PENDING if out else Reason.INCOMPLETE
+    return _unknown(reason, "The check was broken off before it was over.")
 
 
 def not_tried(why: str) -> Verdict:
