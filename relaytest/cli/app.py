@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import show
+from relaytest.cli import check, show
 from relaytest.cli.logs import start_log
 from relaytest.cli.running import (
     Daemon,
@@ -85,6 +85,8 @@ def main() -> int:
     """Run the command line; return the exit status (sysexits(3))."""
     try:
         app()
+    except check.Ended as end:
+        return end.status
     except SystemExit as end:
         return EX_USAGE if end.code == 2 else int(end.code or 0)
     except RelaytestError as error:
@@ -145,6 +147,9 @@ def up(
     if once and not demo:
         raise typer.BadParameter("--once is for --demo")
     _end(run_everything(load(config), data_folder(data), show_demo=demo, once=once))
+
+
+app.command("check")(check.command)
 
 
 def _daemon(name: str) -> None:

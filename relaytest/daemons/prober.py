@@ -165,21 +165,35 @@ class Prober:
             politeness.sessions_at_once,
         )
 
-    async def visit(self, target: Target, forms: Sequence[Form]) -> Visit:
+    async def visit(
+        self,
+        target: Target,
+        forms: Sequence[Form],
+        *,
+        messages: bool = True,
+        begun: Callable[[Visit], object] = lambda _visit: None,
+    ) -> Visit:
         """Ask the target to relay in all `forms`, in at most timing.visit.
+
+        Args:
+            target: Whom.
+            forms: Which.
+            messages: Send one for each recipient that was accepted; else only ask.
+            begun: Given the visit before its first session, to watch it grow.
 
         Raises:
             NoSocketError: We could not even try, through our own fault.
         """
         visit = Visit(target, tuple(forms))
+        begun(visit)
         with contextlib.suppress(TimeoutError):  # what is unanswered then is told as such
             async with asyncio.timeout(self._longest):
-                await self._carry_out(visit)
+                await self._carry_out(visit, messages=messages)
         if visit.fault is not None:
             raise visit.fault
         return visit
 
-    async def _carry_out(self, visit: Visit) -> None:
+    async def _carry_out(self, visit: Visit, *, messages: bool) -> None:
         await self._find_channel(visit)
         if visit.names is None:
             return
@@ -187,6 +201,8 @@ class Prober:
         await self._in_rounds(visit, plan.following, visit.unanswered, visit.channel)
         if clear and visit.starttls and self._starttls == "also":
             await self._also_inside_tls(visit)
+        if not messages:
+            return
         for channel in (visit.channel, Channel.STARTTLS) if clear else (visit.channel,):
             willing = partial(visit.willing, tls=channel is not Channel.CLEAR)
             await self._in_rounds(visit, plan.confirming, willing, channel)

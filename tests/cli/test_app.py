@@ -23,7 +23,10 @@ from tests.mta.process import fresh_address, fresh_port
 
 DAEMONS = ("worker", "sink", "scheduler", "publisher", "web", "all")
 COMMANDS = (
-    *[[name] for name in (*DAEMONS, "up", "enqueue", "lookup", "status", "battery", "version")],
+    *[
+        [name]
+        for name in (*DAEMONS, "up", "check", "enqueue", "lookup", "status", "battery", "version")
+    ],
     ["db", "upgrade"],
     ["db", "status"],
     ["config", "check"],

@@ -13,7 +13,7 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
-from relaytest.net.dns import Resolver, listed_as
+from relaytest.net.dns import NullMxError, Resolver, listed_as
 from relaytest.net.dns_server import serve_dns
 
 SECOND, SHORT = timedelta(seconds=1), timedelta(milliseconds=100)
@@ -197,3 +197,81 @@ async def test_a_look_up_can_be_cancelled():
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+# --- mail_hosts
+
+
+async def hosts_of(zone: Zone, name: str = "shop.example"):
+    async with zone.serve() as server, Resolver([server], SECOND) as resolver:
+        found = await resolver.mail_hosts(name)
+    return found and [
+        (one.name, one.preference, one.addresses and [*map(str, one.addresses)]) for one in found
+    ]
+
+
+async def test_mail_goes_to_the_exchangers_the_preferred_first():
+    zone = Zone(
+        ("shop.example", "MX", "20 b.example."),
+        ("shop.example", "MX", "10 a.example."),
+        ("a.example", "A", "192.0.2.2"),
+        ("a.example", "A", "192.0.2.1"),
+        ("a.example", "AAAA", "2001:db8::1"),
+        ("b.example", "A", "192.0.2.3"),
+    )
+    assert await hosts_of(zone) == [
+        ("a.example", 10, ["192.0.2.1", "192.0.2.2", "2001:db8::1"]),
+        ("b.example", 20, ["192.0.2.3"]),
+    ]
+
+
+async def test_a_name_without_exchangers_takes_its_mail_itself():
+    zone = Zone(("shop.example", "AAAA", "2001:db8::1"), rcode=dns.rcode.NOERROR)
+    assert await hosts_of(zone) == [("shop.example", None, ["2001:db8::1"])]
+
+
+async def test_an_exchanger_that_leads_nowhere_has_no_address():
+    zone = Zone(("shop.example", "MX", "10 gone.example."))
+    assert await hosts_of(zone) == [("gone.example", 10, ())]
+
+
+async def test_a_name_that_does_not_exist_has_no_address():
+    assert await hosts_of(Zone()) == [("shop.example", None, ())]
+
+
+async def test_a_domain_may_say_that_it_takes_no_mail():
+    with pytest.raises(NullMxError):
+        await hosts_of(Zone(("shop.example", "MX", "0 .")))
+
+
+async def test_an_error_of_the_server_is_no_answer_about_mail():
+    assert await hosts_of(Zone(rcode=dns.rcode.SERVFAIL)) is None
+
+
+@pytest.mark.parametrize("octets", BABBLE.values(), ids=BABBLE)
+async def test_no_sensible_answer_about_mail_comes_in_time(octets):
+    async with (
+        saying(octets) as server,
+        asyncio.timeout(20),
+        Resolver([server], SHORT) as resolver,
+    ):
+        assert await resolver.mail_hosts("shop.example") is None
+
+
+async def test_the_hosts_file_knows_us_without_dns():
+    async with Resolver(["127.66.0.1:9"], SHORT) as resolver:
+        (host,) = await resolver.mail_hosts("localhost")
+    assert "127.0.0.1" in map(str, host.addresses)
+
+
+async def test_a_name_is_never_looked_for_below_our_own_domain():
+    zone = Zone()
+    async with zone.serve() as server, Resolver([server], SECOND) as resolver:
+        await resolver.mail_hosts("shop.example")
+    assert set(zone.asked) == {"shop.example."}
+
+
+async def test_an_exchanger_with_odd_octets_does_no_harm():
+    zone = Zone(("shop.example", "MX", r"10 b\009a<d>.example."))
+    ((_, _, addresses),) = await hosts_of(zone)
+    assert not addresses

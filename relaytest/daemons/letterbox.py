@@ -1,0 +1,77 @@
+"""Our mailbox for tokens, as the sink and the one-off check use it: what it takes, and its proof.
+
+What becomes of a message that was taken is the caller's business.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from relaytest.core.config import Config, split_endpoint
+from relaytest.core.dialogue import Answers, Offer, greet, hold
+from relaytest.core.message import compose_check
+from relaytest.core.probe import CONTROL, Envelope
+from relaytest.core.reception import Limits, Session
+from relaytest.core.target import Address, parse_address
+from relaytest.core.token import Mailbox, Token, issue, verify
+from relaytest.daemons.clock import utcnow
+from relaytest.net.smtp_client import ConnectFailedError, NoSocketError, Timeouts, connect
+
+_PATIENCE = timedelta(seconds=20)  # with ourselves, at each step
+
+
+class Letterbox:
+    """Takes mail for our tokens at our domains, and can send a message to itself."""
+
+    def __init__(self, config: Config, keys: Sequence[bytes]) -> None:
+        """Prepare.
+
+        Args:
+            config: The section `sink` is what counts.
+            keys: Those that verify tokens; the first one signs.
+        """
+        self._config = config
+        self._keys = tuple(keys)
+        self._domains = {domain.encode() for domain in config.sink.domains}
+        self._limits = Limits(
+            message_octets=config.sink.message_octets,
+            session_octets=8 * config.sink.message_octets,
+        )
+
+    def session(self, _peer: Address) -> Session[Token]:
+        """Begin a session with a client."""
+        return Session(self._config.ehlo_name.encode(), self._limits, self.accept)
+
+    def accept(self, local_part: bytes, domain: bytes) -> Token | None:
+        """Take mail for a token of ours at a domain of ours, in any letter case."""
+        if domain.lower() not in self._domains:
+            return None
+        return verify(self._keys, local_part.decode("latin-1"))
+
+    async def send_check(self, check: int) -> str:
+        """Send a message to ourselves by the public way; return "" or what went wrong.
+
+        Args:
+            check: Number for its token, which comes back as Mailbox.SELF.
+        """
+        host, port = split_endpoint(self._config.sink.check_peer or self._config.sink.listen[0])
+        address = parse_address(_reachable(host))
+        token = issue(self._keys[0], Token(Mailbox.SELF, CONTROL, check))
+        name, domain = self._config.ehlo_name, self._config.sink.domains[0]
+        envelope = Envelope(b"<>", f"<{token}@{domain}>".encode())
+        offer = Offer(CONTROL, envelope, compose_check(check, ehlo_name=name, now=utcnow()))
+        timeouts = Timeouts(*[_PATIENCE] * 5)
+        try:
+            connection = await connect(address, port, timeouts, local_hostname=name)
+        except (ConnectFailedError, NoSocketError) as error:
+            return str(error)
+        async with connection:
+            hello = await connection.drive(greet(name.encode()))
+            answers: Answers = await connection.drive(hold([offer], pipelining=hello.pipelining))
+        replies = [str(outcome.reply) for outcome in answers.outcomes]
+        taken = any(o.message_sent and o.reply and o.reply.positive for o in answers.outcomes)
+        return "" if taken else (replies[-1] if replies else str(answers.broken))
+
+
+def _reachable(host: str) -> str:
+    """The way to a listener on every address is the loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - no bind
