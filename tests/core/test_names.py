@@ -1,6 +1,7 @@
 """What a target calls itself, read from real greetings and from nonsense."""
 
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from relaytest.core.names import (
 from relaytest.core.reply import Reply
 
 ADDRESS = IPv4Address("192.0.2.1")
-ALWAYS = {"ip": "192.0.2.1", "arpa": "1.2.0.192.in-addr.arpa"}
+ALWAYS: dict[str, Any] = {"ip": "192.0.2.1", "arpa": "1.2.0.192.in-addr.arpa"}
 NAMED = Names(
     "mx.shop.example",
     "shop.example",
