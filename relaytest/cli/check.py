@@ -23,7 +23,7 @@ from relaytest.core.transcript import visible
 from relaytest.core.values import format_value, parse_duration
 from relaytest.core.verdict import Finding, Reason
 from relaytest.daemons.check import Case, Check, cases_of
-from relaytest.daemons.loop import Stop
+from relaytest.daemons.loop import Stop, wait_or_stop
 from relaytest.net.dns import MailHost, NullMxError, Resolver
 
 EX_USAGE, EX_NOHOST, EX_TEMPFAIL, EX_CONFIG, INTERRUPTED = 64, 68, 75, 78, 130
@@ -97,8 +97,9 @@ def command(
 ) -> None:
     """Check one mail server now: is it an open relay? Exit 0: closed, 1: open, 2: unknown.
 
-    With --sink-domain it sends messages and sees which come back, which is the only proof. Else
-    it asks about recipients only.
+    With --sink-domain it sends messages and sees which come back: the only proof there is.
+
+    Without, it only asks about recipients, and says so.
     """
     if only_ipv4 and only_ipv6:
         raise typer.BadParameter("-4 and -6 leave nothing")
@@ -137,7 +138,9 @@ async def _check(wish: _Wish, settings: Config) -> int:
         stopping_on_signals() as stop,
         Resolver(config.dns.nameservers, config.dns.timeout) as resolver,
     ):
-        places, notes = await _places(wish, resolver)
+        places, notes = await _places_until(stop, wish, resolver)
+        if stop.wished:
+            return INTERRUPTED
         cases = cases_of(places, wish.ports, config.scope.rules())
         if all(case.verdict for case in cases):
             raise _out_of_scope(cases, config.scope.rules())
@@ -189,6 +192,22 @@ def _as_option(complaint: str) -> str:
         if complaint.startswith(key):
             return option + complaint.removeprefix(key).lstrip(".0123456789")
     return complaint
+
+
+async def _places_until(
+    stop: Stop, wish: _Wish, resolver: Resolver
+) -> tuple[list[tuple[str, Address]], list[str]]:
+    """Find the addresses, unless the stop is wished first: the DNS may be slow."""
+    places: list[tuple[str, Address]] = []
+    notes: list[str] = []
+
+    async def find() -> None:
+        found, told = await _places(wish, resolver)
+        places.extend(found)
+        notes.extend(told)
+
+    await wait_or_stop(find(), stop)
+    return places, notes
 
 
 async def _places(wish: _Wish, resolver: Resolver) -> tuple[list[tuple[str, Address]], list[str]]:

@@ -24,7 +24,7 @@ from tests.lab import Acceptor
 from tests.mta.packages import require
 from tests.mta.postfix import Postfix
 from tests.mta.process import bindable, fresh_address, fresh_port
-from tests.net.test_dns import Zone
+from tests.net.test_dns import Zone, saying
 
 SINK = "sink.example"
 LAB = ("--allow", "127.66.0.0/16", "--allow", "::1")
@@ -406,6 +406,27 @@ async def test_ctrl_c_ends_it_within_a_second_with_what_is_known():
     assert b"unknown, confidence low" in said
     assert b"20 accepted" in said
     assert b"Traceback" not in complaint
+
+
+async def test_ctrl_c_while_the_dns_is_silent_ends_it_too(tmp_path):
+    async with saying(None) as server:
+        words = ["-W", "error", "-m", "relaytest", "check", "shop.example"]
+        dns = {"RELAYTEST_DNS__NAMESERVERS": f'["{server}"]', "RELAYTEST_DNS__TIMEOUT": "1h"}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *words, env=environment(**dns), stderr=subprocess.PIPE
+        )
+        async with asyncio.timeout(LONGEST):
+            while not Path(f"/proc/{process.pid}/task").exists() or threads(process.pid) < 2:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            _, complaint = await process.communicate()
+    assert (process.returncode, complaint) == (130, b"")
+
+
+def threads(pid: int) -> int:
+    """How many threads a process has; c-ares has one of its own."""
+    return len([*Path(f"/proc/{pid}/task").iterdir()])
 
 
 def test_on_a_terminal_a_table_shows_how_far_it_has_come(tmp_path: Path):
