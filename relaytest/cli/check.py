@@ -30,6 +30,7 @@ EX_USAGE, EX_NOHOST, EX_TEMPFAIL, EX_CONFIG, INTERRUPTED = 64, 68, 75, 78, 130
 _STATUS = {Finding.CLOSED: 0, Finding.OPEN: 1, Finding.UNKNOWN: 2}
 _MOST = 8  # addresses of one name
 _LOOK = 0.1  # seconds between two looks at how far it has come
+Places = tuple[list[tuple[str, Address]], list[str]]  # each with its host; and what to tell
 _EVERYWHERE = "0.0.0.0:25"  # where mail for a domain comes, if nothing else was said
 
 
@@ -138,10 +139,11 @@ async def _check(wish: _Wish, settings: Config) -> int:
         stopping_on_signals() as stop,
         Resolver(config.dns.nameservers, config.dns.timeout) as resolver,
     ):
-        places, notes = await _places_until(stop, wish, resolver)
-        if stop.wished:
+        found = await _places_until(stop, wish, resolver)
+        if found is None:
             return INTERRUPTED
-        cases = cases_of(places, wish.ports, config.scope.rules())
+        places, notes = found
+        cases = cases_of(places, wish.ports, config)
         if all(case.verdict for case in cases):
             raise _out_of_scope(cases, config.scope.rules())
         if messages:
@@ -194,23 +196,19 @@ def _as_option(complaint: str) -> str:
     return complaint
 
 
-async def _places_until(
-    stop: Stop, wish: _Wish, resolver: Resolver
-) -> tuple[list[tuple[str, Address]], list[str]]:
+async def _places_until(stop: Stop, wish: _Wish, resolver: Resolver) -> Places | None:
     """Find the addresses, unless the stop is wished first: the DNS may be slow."""
-    places: list[tuple[str, Address]] = []
-    notes: list[str] = []
+    found: Places | None = None
 
     async def find() -> None:
-        found, told = await _places(wish, resolver)
-        places.extend(found)
-        notes.extend(told)
+        nonlocal found
+        found = await _places(wish, resolver)
 
     await wait_or_stop(find(), stop)
-    return places, notes
+    return found
 
 
-async def _places(wish: _Wish, resolver: Resolver) -> tuple[list[tuple[str, Address]], list[str]]:
+async def _places(wish: _Wish, resolver: Resolver) -> Places:
     """Find the addresses behind what was typed, each with its host; and what to tell of it."""
     try:
         subject = checkup.parse_subject(wish.target)

@@ -265,8 +265,8 @@ _ADVICE = {
         "leaves out a version of IP that this machine does not have."
     ),
     Reason.NOT_SMTP: (
-        "Something else than SMTP in the clear answers on this port; give the right one with "
-        "--port. TLS from the first octet on, as on port 465, is not tested."
+        "Something else than a mail server answers on this port; give the right one with --port. "
+        "If TLS comes first there, add the port to battery.tls_ports of the configuration."
     ),
     Reason.INCOMPLETE: (
         "Check again, after some minutes if the server limits how often one may come."

@@ -370,7 +370,8 @@ def _closed(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict:
             ids,
         )
     soft = sum(one in {Standing.REFUSED_SOFTLY, Standing.DEFERRED} for one in standings.values())
-    how = f", {soft} of them with a temporary code that it never takes back" if soft else ""
+    some = f", {soft} of them" if soft < len(ids) else ""
+    how = f"{some} with a temporary code that it never takes back" if soft else ""
     example = next(
         one.reply
         for one in evidence.asked

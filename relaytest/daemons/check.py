@@ -7,7 +7,7 @@ keeps everything in memory.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -15,9 +15,9 @@ from relaytest.core import checkup
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.evidence import Evidence, Receipt
 from relaytest.core.offers import Asker
-from relaytest.core.probe import CONTROL
+from relaytest.core.probe import CONTROL, Form
 from relaytest.core.reception import Delivery
-from relaytest.core.target import Address, Scope, parse_address, refusal
+from relaytest.core.target import Address, parse_address, refusal
 from relaytest.core.token import Mailbox, Token
 from relaytest.core.verdict import Patience, Verdict, out_of_scope
 from relaytest.core.visit import asked_in
@@ -40,6 +40,7 @@ class Case:
 
     Attributes:
         host: The name that led to it; "" if the address itself was given.
+        battery: All forms, by number.
         visit: As far as it has come; None before it has begun.
         probed_at: Its end.
         receipts: What came back, each once.
@@ -48,7 +49,8 @@ class Case:
     """
 
     target: Target
-    host: str = ""
+    host: str
+    battery: Mapping[int, Form]
     visit: Visit | None = None
     probed_at: datetime | None = None
     receipts: list[Receipt] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Case:
         records = self.visit.records if self.visit else []
         return Evidence(
             address=self.target.address,
-            battery=shipped.battery().by_number(),
+            battery=self.battery,
             forms=self.visit.forms if self.visit else (),
             asked=asked_in(records, 1),
             met=tuple(record.met(1) for record in records) if self.probed_at else (),
@@ -114,7 +116,7 @@ def _same(one: Receipt, other: Receipt) -> bool:
 
 
 def cases_of(
-    places: Iterable[tuple[str, Address]], ports: Sequence[int], scope: Scope
+    places: Iterable[tuple[str, Address]], ports: Sequence[int], config: Config
 ) -> list[Case]:
     """Make the cases; one that may not be contacted has its verdict at once.
 
@@ -122,10 +124,11 @@ def cases_of(
     the one of an earlier check may drop the message as a duplicate.
     """
     first = secrets.randbits(32) + 1
+    battery, scope = shipped.battery_of(config).by_number(), config.scope.rules()
     cases: list[Case] = []
     for host, address in places:
         for port in ports:
-            case = Case(Target(address, port, first + len(cases)), host)
+            case = Case(Target(address, port, first + len(cases)), host, battery)
             if why := refusal(address, scope):
                 case.verdict = out_of_scope(why)
             cases.append(case)
@@ -160,7 +163,7 @@ class Check:
         self.trouble = ""
         self._config = config
         self._resolver = resolver
-        self._forms = shipped.battery().up_to(config.tier)
+        self._forms = shipped.battery_of(config).up_to(config.tier)
         self._patience = Patience(config.timing.patience, config.timing.grace)
         self._prober = Prober(config, key, resolver)
         self._letterbox = Letterbox(config, [key])

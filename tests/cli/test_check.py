@@ -416,17 +416,18 @@ async def test_ctrl_c_while_the_dns_is_silent_ends_it_too(tmp_path):
             sys.executable, *words, env=environment(**dns), stderr=subprocess.PIPE
         )
         async with asyncio.timeout(LONGEST):
-            while not Path(f"/proc/{process.pid}/task").exists() or threads(process.pid) < 2:
-                await asyncio.sleep(0.02)
-            await asyncio.sleep(0.2)
+            await asyncio.to_thread(asks_the_dns, process.pid)
             process.send_signal(signal.SIGINT)
             _, complaint = await process.communicate()
     assert (process.returncode, complaint) == (130, b"")
 
 
-def threads(pid: int) -> int:
-    """How many threads a process has; c-ares has one of its own."""
-    return len([*Path(f"/proc/{pid}/task").iterdir()])
+def asks_the_dns(pid: int) -> None:
+    """Return once a process has a second thread: c-ares has one of its own."""
+    tasks = Path(f"/proc/{pid}/task")
+    while len([*tasks.iterdir()]) < 2:
+        time.sleep(0.02)
+    time.sleep(0.2)
 
 
 def test_on_a_terminal_a_table_shows_how_far_it_has_come(tmp_path: Path):

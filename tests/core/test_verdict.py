@@ -719,7 +719,7 @@ def test_the_example_of_a_refusal_is_a_refusal():
 
 def test_a_soft_refusal_is_told_as_such():
     explanation = judged(trial(postmaster(OK), answered(SOFTLY))).explanation
-    assert "all 8 forms, 8 of them with a temporary code that it never takes back" in explanation
+    assert "all 8 forms with a temporary code that it never takes back" in explanation
 
 
 def test_what_was_accepted_and_what_bounced_is_counted():

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from relaytest.core.target import Scope
+from relaytest.core.config import parse_config
 from relaytest.core.verdict import Finding, Reason
 from relaytest.daemons.check import Check, cases_of
 from relaytest.daemons.loop import Stop
@@ -35,7 +35,7 @@ async def checking(config, *places: tuple[str, int], messages=True) -> AsyncIter
         cases = [
             case
             for host, port in places
-            for case in cases_of([("", ip_address(host))], [port], config.scope.rules())
+            for case in cases_of([("", ip_address(host))], [port], config)
         ]
         yield Check(config, cases, resolver, messages=messages)
 
@@ -194,13 +194,13 @@ async def test_several_targets_are_visited_together(tmp_path):
 
 
 def test_what_may_not_be_contacted_has_its_verdict_at_once():
-    (case,) = cases_of([("", ip_address("10.0.0.1"))], [25], Scope())
+    (case,) = cases_of([("", ip_address("10.0.0.1"))], [25], parse_config({}))
     assert case.verdict.reason is Reason.OUT_OF_SCOPE
 
 
 def test_no_two_cases_share_a_trial():
     places = [("", ip_address(f"8.8.8.{n}")) for n in range(8)]
-    cases = cases_of(places, [25, 587], Scope())
+    cases = cases_of(places, [25, 587], parse_config({}))
     assert len({case.target.trial for case in cases}) == 16
 
 
