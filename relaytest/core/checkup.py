@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 from relaytest.core import phrases
 from relaytest.core.dialogue import Step
 from relaytest.core.evidence import Evidence, Standing, in_order, proofs_of, standings_of
+from relaytest.core.judge import judge
 from relaytest.core.names import Names
 from relaytest.core.offers import Asker, offer
 from relaytest.core.probe import Envelope, Form
 from relaytest.core.reply import Reply
 from relaytest.core.target import Address, parse_address
 from relaytest.core.transcript import visible
-from relaytest.core.verdict import Finding, Patience, Reason, Verdict, judge
+from relaytest.core.verdict import Finding, Patience, Reason, Verdict, unknown
 
 NOBODYS_DOMAIN = "relay-probe.invalid"  # RFC 2606: nobody's, for asking without a sink
 
@@ -135,7 +136,7 @@ def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
     results = results_of(evidence, {})
     accepted = tuple(one.form.id for one in results if one.standing == _ACCEPTED)
     if accepted:
-        return _unknown(
+        return unknown(
             Reason.INCOMPLETE,
             f"{len(accepted)} of {len(results)} forms were accepted at RCPT. That is no proof: "
             "servers accept and drop, or accept and bounce. Only a message that comes back "
@@ -145,7 +146,7 @@ def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
     strange = [one for one in results if one.reply is not None and _no_such_domain(one.reply)]
     if strange and found.reason in {Reason.REFUSED, Reason.DEFERRED}:
         said = visible(str(strange[0].reply).encode("utf-8", "surrogateescape"))
-        return _unknown(
+        return unknown(
             Reason.INCOMPLETE,
             f"{len(strange)} of {len(results)} forms were refused because our domain does not "
             f"exist, which says nothing about a domain that does: {said}.",
@@ -173,16 +174,12 @@ def broken_off(evidence: Evidence, now: datetime) -> Verdict:
         return found
     out = any(one.step is Step.END_OF_DATA for one in evidence.asked)
     reason = Reason.PENDING if out else Reason.INCOMPLETE
-    return _unknown(reason, "The check was broken off before it was over.")
+    return unknown(reason, "The check was broken off before it was over.")
 
 
 def not_tried(why: str) -> Verdict:
     """Return the verdict where we ourselves could not even try."""
-    return _unknown(Reason.UNREACHABLE, f"This machine could not even try: {why}.")
-
-
-def _unknown(reason: Reason, explanation: str, forms: tuple[str, ...] = ()) -> Verdict:
-    return Verdict(Finding.UNKNOWN, reason, "low", explanation, forms)
+    return unknown(Reason.UNREACHABLE, f"This machine could not even try: {why}.")
 
 
 def worst(verdicts: Iterable[Verdict]) -> Finding:
