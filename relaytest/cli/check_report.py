@@ -161,12 +161,11 @@ def _section(console: Console, label: str, lines: Sequence[str]) -> None:
 
 
 def _proof(case: Case, results: Iterable[FormResult]) -> list[str]:
-    """Return the first message that came back: the envelope, as it went out and as it came in."""
-    by_number = {one.form.number: one for one in results}
-    relayed = [one for one in case.receipts if one.mailbox is Mailbox.FORWARD]
-    for receipt in relayed:
-        result = by_number.get(receipt.form)
-        if result is not None and result.standing == Standing.RELAYED.value and result.envelope:
+    """Return the plainest form that came back: the envelope, as it went out and as it came in."""
+    relayed = {one.form: one for one in case.receipts if one.mailbox is Mailbox.FORWARD}
+    for result in results:
+        receipt = relayed.get(result.form.number)
+        if receipt and result.standing == Standing.RELAYED.value and result.envelope:
             same = receipt.forward_path == result.envelope.forward_path
             became = "" if same else f" as RCPT TO:{visible(receipt.forward_path)}"
             return [
