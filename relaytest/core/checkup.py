@@ -11,7 +11,14 @@ from datetime import datetime, timedelta
 
 from relaytest.core import phrases
 from relaytest.core.dialogue import Step
-from relaytest.core.evidence import Evidence, Standing, in_order, proofs_of, standings_of
+from relaytest.core.evidence import (
+    Evidence,
+    Standing,
+    forms_to_ask,
+    in_order,
+    proofs_of,
+    standings_of,
+)
 from relaytest.core.judge import judge
 from relaytest.core.names import Names
 from relaytest.core.offers import Asker, offer
@@ -168,6 +175,19 @@ def _no_such_domain(reply: Reply) -> bool:
     )
 
 
+def worth_asking_again(evidence: Evidence, now: datetime) -> tuple[Form, ...]:
+    """Return the forms of another visit, if one within minutes may tell more.
+
+    What was accepted without a message to follow is known well enough.
+    """
+    verdict = judge(evidence, _NO_PATIENCE, now)
+    if verdict is None or verdict.reason not in {Reason.DEFERRED, Reason.INCOMPLETE}:
+        return ()
+    accepted = {one.form.number for one in results_of(evidence, {}) if one.standing == _ACCEPTED}
+    left = forms_to_ask(in_order(evidence))
+    return tuple(form for form in left if form.number not in accepted)
+
+
 def broken_off(evidence: Evidence, now: datetime) -> Verdict:
     """Return the verdict of a check that was ended before it was over: proof stays proof."""
     if proofs_of(evidence) and (found := judge(evidence, _NO_PATIENCE, now)):
@@ -248,9 +268,9 @@ _ADVICE = {
     ),
     Reason.PENDING: "Check again, and let it come to its end.",
     Reason.DEFERRED: (
-        "If the server greylists, exempt this machine from it and check again: each check has "
-        "envelopes of its own, and greylisting meets them anew. `relaytest up` comes back for "
-        "hours with the same ones."
+        "If the server greylists, check again with a longer --wait, such as 20m: it comes back "
+        "with the same envelopes after a quarter and a half of it. `relaytest up` does so for "
+        "hours."
     ),
     Reason.BLOCKED: (
         "Check from a machine that the server talks to: with a fixed address that is on no "
