@@ -200,3 +200,34 @@ def test_a_message_that_did_not_go_out_gets_a_session_of_its_own():
 @pytest.mark.parametrize("number", [3, 4, 100])
 def test_after_two_rounds_a_message_goes_out_no_more(number):
     assert confirming(number, QUICK, SIZES, NOTHING) is None
+
+
+# ---- what was found sets the next sessions
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("following", [following, confirming])
+def test_where_replies_need_time_each_form_has_one_session_of_its_own(number, following):
+    plan = following(number, QUICK, SIZES, Findings(settling=True))
+    if number > 1:
+        assert plan is None
+        return
+    assert plan is not None
+    assert [len(group) for group in plan.groups] == [1] * len(QUICK)
+    assert (plan.at_once, plan.pipelining) == (4, False)
+
+
+@pytest.mark.parametrize("following", [following, confirming])
+def test_commands_are_not_sent_together_where_that_lost_some(following):
+    plan = following(1, QUICK, SIZES, Findings(pipelining=False))
+    assert plan is not None
+    assert not plan.pipelining
+
+
+@pytest.mark.parametrize(("forms", "largest"), [(100, 8), (8, 8), (3, 3), (1, 1), (0, 1)])
+@pytest.mark.parametrize("following", [following, confirming])
+def test_a_slow_target_gets_smaller_sessions(following, forms, largest):
+    plan = following(1, QUICK, SIZES, Findings(forms=forms))
+    assert plan is not None
+    assert max(len(group) for group in plan.groups) == largest
+    assert numbers_of(plan.groups) == Counter(form.number for form in QUICK)
