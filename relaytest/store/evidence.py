@@ -46,7 +46,8 @@ ADD_RECEIPT = """
 WAKE_TRIAL = "UPDATE relaytest.trial SET settle_at = now() WHERE id = $1"
 DUE_TRIAL = """
     SELECT id, address, port, forms, probed_at, ended, reason::text FROM relaytest.trial
-     WHERE settle_at <= now() ORDER BY settle_at LIMIT 1 FOR UPDATE SKIP LOCKED
+     WHERE settle_at <= now() ORDER BY settle_at LIMIT 1
+       FOR NO KEY UPDATE SKIP LOCKED    -- rows that name the trial may be written meanwhile
 """
 NEXT_SETTLE = """
     SELECT min(settle_at) - now() FROM relaytest.trial WHERE settle_at IS NOT NULL

@@ -10,7 +10,8 @@ import pytest
 from relaytest.core.listing import TRANSITIONS, Event, State
 from relaytest.daemons.ledger import Ledger
 from relaytest.daemons.scheduler import Scheduler
-from relaytest.store import exclusions, listings, nominations
+from relaytest.store import evidence, exclusions, listings, nominations
+from tests.daemons.peers import Target, anybody, discards, relays
 from tests.daemons.test_scheduler import (
     A,
     B,
@@ -22,6 +23,7 @@ from tests.daemons.test_scheduler import (
     probed,
     verdicts,
 )
+from tests.lab import until
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -36,7 +38,7 @@ def under(tmp_path, database):
     return make
 
 
-async def relays(scheduler, connection, address=A, *, ago=timedelta(0)) -> int:
+async def found_open(scheduler, connection, address=A, *, ago=timedelta(0)) -> int:
     """A trial that began `ago` and finds now that the target relays."""
     trial = await probed(connection, address, accepted=True)
     await connection.execute(
@@ -47,7 +49,7 @@ async def relays(scheduler, connection, address=A, *, ago=timedelta(0)) -> int:
     return trial
 
 
-async def refuses(scheduler, connection, address=A) -> int:
+async def found_closed(scheduler, connection, address=A) -> int:
     trial = await probed(connection, address)
     await scheduler.settle()
     return trial
@@ -94,7 +96,7 @@ async def take_off(scheduler, connection, event=Event.DELISTED, address=A) -> No
 
 
 async def test_one_trial_makes_a_suspicion_where_two_are_asked_for(under, connection):
-    await relays(under(confirmations=2), connection)
+    await found_open(under(confirmations=2), connection)
     assert await listed(connection) == {}
     assert await changes(connection) == [(A, "found-suspect", "unlisted", "suspected")]
     assert "Not listed yet: a further trial on another day" in await last_why(connection)
@@ -104,7 +106,7 @@ async def test_one_trial_makes_a_suspicion_where_two_are_asked_for(under, connec
 
 async def test_the_confirming_trial_is_asked_for_when_it_is_due(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await scheduler.recheck()
     assert await open_jobs(connection) == []
     await connection.execute("UPDATE relaytest.listing SET recheck_at = now()")
@@ -114,32 +116,32 @@ async def test_the_confirming_trial_is_asked_for_when_it_is_due(under, connectio
 
 async def test_a_second_trial_on_another_day_lists(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection, ago=DAY)
-    trial = await relays(scheduler, connection)
+    await found_open(scheduler, connection, ago=DAY)
+    trial = await found_open(scheduler, connection)
     assert await listed(connection) == {A: trial}
     assert (await changes(connection))[-1] == (A, "found-open", "suspected", "listed")
 
 
 async def test_a_second_trial_on_the_same_day_does_not(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection, ago=HOUR)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection, ago=HOUR)
+    await found_open(scheduler, connection)
     assert await state(connection) == "suspected"
     assert (await changes(connection))[-1] == (A, "found-suspect", "suspected", "suspected")
 
 
 async def test_a_suspicion_ends_when_the_target_is_closed(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection, ago=DAY)
-    await refuses(scheduler, connection)
+    await found_open(scheduler, connection, ago=DAY)
+    await found_closed(scheduler, connection)
     assert (await changes(connection))[-1] == (A, "found-closed", "suspected", "unlisted")
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     assert await state(connection) == "suspected"  # the trial before counts no more
 
 
 async def test_a_suspicion_ends_when_nothing_comes_after_it(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await connection.execute("UPDATE relaytest.listing SET expires_at = now()")
     await scheduler.expire()
     assert (await changes(connection))[-1] == (A, "expired", "suspected", "unlisted")
@@ -147,10 +149,10 @@ async def test_a_suspicion_ends_when_nothing_comes_after_it(under, connection):
 
 async def test_a_listing_that_was_confirmed_is_renewed_by_one_trial(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection, ago=20 * DAY)
-    await relays(scheduler, connection, ago=19 * DAY)
+    await found_open(scheduler, connection, ago=20 * DAY)
+    await found_open(scheduler, connection, ago=19 * DAY)
     await connection.execute("UPDATE relaytest.trial SET started_at = now() - interval '40 d'")
-    trial = await relays(scheduler, connection)
+    trial = await found_open(scheduler, connection)
     assert await listed(connection) == {A: trial}
     assert (await changes(connection))[-1] == (A, "found-open", "listed", "listed")
 
@@ -160,7 +162,7 @@ async def test_a_listing_that_was_confirmed_is_renewed_by_one_trial(under, conne
 
 async def test_without_a_sample_of_spam_it_is_a_suspicion(under, connection):
     scheduler = under(require_spam_evidence=True)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     assert await state(connection) == "suspected"
     assert "no sample of spam from it is on file" in await last_why(connection)
     recheck = await connection.fetchval("SELECT recheck_at FROM relaytest.listing")
@@ -169,31 +171,40 @@ async def test_without_a_sample_of_spam_it_is_a_suspicion(under, connection):
 
 async def test_a_sample_lists_a_suspected_target_at_once(under, connection):
     scheduler = under(require_spam_evidence=True)
-    trial = await relays(scheduler, connection)
+    trial = await found_open(scheduler, connection)
     (move,) = await nominate(scheduler, connection)
     assert (move.port, move.old, move.new) == (25, State.SUSPECTED, State.LISTED)
     assert await listed(connection) == {A: trial}
     assert (await changes(connection))[-1] == (A, "nominated", "suspected", "listed")
 
 
+async def test_a_sample_does_not_wait_for_a_trial_that_is_being_judged(under, connection, database):
+    scheduler = under(require_spam_evidence=True)
+    await found_open(scheduler, connection)
+    await connection.execute("UPDATE relaytest.trial SET settle_at = now()")
+    async with database.transaction() as judging:
+        assert await evidence.due_trial(judging)
+        assert len(await nominate(scheduler, connection)) == 1
+
+
 async def test_a_sample_first_and_then_a_trial_lists(under, connection):
     scheduler = under(require_spam_evidence=True)
     assert await nominate(scheduler, connection) == []
-    trial = await relays(scheduler, connection)
+    trial = await found_open(scheduler, connection)
     assert await listed(connection) == {A: trial}
 
 
 async def test_a_sample_does_not_stand_in_for_a_confirmation(under, connection):
     scheduler = under(require_spam_evidence=True, confirmations=2)
-    await relays(scheduler, connection, ago=DAY)
+    await found_open(scheduler, connection, ago=DAY)
     assert await nominate(scheduler, connection) == []
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     assert list(await listed(connection)) == [A]
 
 
 async def test_a_sample_lists_nobody_whose_last_proof_is_old(under, connection):
     scheduler = under(require_spam_evidence=True)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await connection.execute("UPDATE relaytest.trial SET started_at = now() - interval '31 d'")
     assert await nominate(scheduler, connection) == []
     assert await state(connection) == "suspected"
@@ -201,22 +212,22 @@ async def test_a_sample_lists_nobody_whose_last_proof_is_old(under, connection):
 
 async def test_a_sample_lists_nobody_who_was_found_closed(under, connection):
     scheduler = under(require_spam_evidence=True)
-    await relays(scheduler, connection)
-    await refuses(scheduler, connection)
+    await found_open(scheduler, connection)
+    await found_closed(scheduler, connection)
     assert await nominate(scheduler, connection) == []
     assert await listed(connection) == {}
 
 
 async def test_a_sample_of_another_address_lists_nobody(under, connection):
     scheduler = under(require_spam_evidence=True)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     assert await nominate(scheduler, connection, B) == []
     assert await state(connection) == "suspected"
 
 
 async def test_a_listing_from_before_a_stricter_policy_is_not_renewed(under, connection):
-    first = await relays(under(), connection)
-    await relays(under(require_spam_evidence=True), connection)
+    first = await found_open(under(), connection)
+    await found_open(under(require_spam_evidence=True), connection)
     assert await listed(connection) == {A: first}
     assert len(await changes(connection)) == 1
 
@@ -226,7 +237,7 @@ async def test_a_listing_from_before_a_stricter_policy_is_not_renewed(under, con
 
 async def test_an_excluded_target_is_not_listed_by_a_trial_that_was_under_way(under, connection):
     await exclude(connection)
-    trial = await relays(under(), connection)
+    trial = await found_open(under(), connection)
     assert await verdicts(connection, trial) == [("open", "relayed")]
     assert await listed(connection) == {}
     assert await changes(connection) == []
@@ -234,9 +245,9 @@ async def test_an_excluded_target_is_not_listed_by_a_trial_that_was_under_way(un
 
 async def test_a_listed_target_that_is_excluded_stays_listed_until_it_expires(under, connection):
     scheduler = under()
-    trial = await relays(scheduler, connection)
+    trial = await found_open(scheduler, connection)
     await exclude(connection)
-    await refuses(scheduler, connection)
+    await found_closed(scheduler, connection)
     assert await listed(connection) == {A: trial}
     await connection.execute("UPDATE relaytest.listing SET recheck_at = now()")
     await scheduler.recheck()
@@ -248,7 +259,7 @@ async def test_a_listed_target_that_is_excluded_stays_listed_until_it_expires(un
 
 async def test_an_excluded_target_is_not_listed_by_a_sample(under, connection):
     scheduler = under(require_spam_evidence=True)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await exclude(connection)
     assert await nominate(scheduler, connection) == []
     assert await state(connection) == "suspected"
@@ -256,8 +267,8 @@ async def test_an_excluded_target_is_not_listed_by_a_sample(under, connection):
 
 async def test_an_excluded_target_keeps_no_other_from_its_retest(under, connection):
     scheduler = under()
-    await relays(scheduler, connection, A)
-    await relays(scheduler, connection, B)
+    await found_open(scheduler, connection, A)
+    await found_open(scheduler, connection, B)
     await exclude(connection, f"{A}/32")
     await connection.execute("UPDATE relaytest.listing SET recheck_at = now()")
     await scheduler.recheck()
@@ -266,7 +277,7 @@ async def test_an_excluded_target_keeps_no_other_from_its_retest(under, connecti
 
 async def test_the_administrator_takes_off_an_excluded_target(under, connection):
     scheduler = under()
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await exclude(connection)
     await take_off(scheduler, connection)
     assert (await changes(connection))[-1] == (A, "delisted-by-hand", "listed", "unlisted")
@@ -274,10 +285,10 @@ async def test_the_administrator_takes_off_an_excluded_target(under, connection)
 
 async def test_a_listing_moves_again_when_the_exclusion_ended(under, connection):
     scheduler = under()
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await exclude(connection)
     await include(connection)
-    await refuses(scheduler, connection)
+    await found_closed(scheduler, connection)
     assert await listed(connection) == {}
 
 
@@ -287,18 +298,18 @@ async def test_a_listing_moves_again_when_the_exclusion_ended(under, connection)
 @pytest.mark.parametrize("event", [Event.DELISTED, Event.PURGED])
 async def test_the_next_trial_that_relays_lists_again(under, connection, event):
     scheduler = under()
-    await relays(scheduler, connection, ago=HOUR)
+    await found_open(scheduler, connection, ago=HOUR)
     await take_off(scheduler, connection, event)
     assert await listed(connection) == {}
     row = await connection.fetchrow("SELECT * FROM relaytest.listing_change ORDER BY id DESC")
     assert (row["event"], row["why"], row["actor"]) == (event.value, "mistake", "root")
-    trial = await relays(scheduler, connection)
+    trial = await found_open(scheduler, connection)
     assert await listed(connection) == {A: trial}
 
 
 async def test_a_late_message_of_the_trial_that_was_wrong_only_reopens_the_case(under, connection):
     scheduler = under()
-    trial = await relays(scheduler, connection, ago=HOUR)
+    trial = await found_open(scheduler, connection, ago=HOUR)
     await take_off(scheduler, connection)
     await arrives(connection, trial, form=513)
     await connection.execute("UPDATE relaytest.trial SET forms = '{257, 513}'")
@@ -309,11 +320,11 @@ async def test_a_late_message_of_the_trial_that_was_wrong_only_reopens_the_case(
 
 async def test_who_was_taken_off_needs_all_confirmations_anew(under, connection):
     scheduler = under(confirmations=2)
-    await relays(scheduler, connection, ago=3 * DAY)
-    await relays(scheduler, connection, ago=2 * DAY)
+    await found_open(scheduler, connection, ago=3 * DAY)
+    await found_open(scheduler, connection, ago=2 * DAY)
     assert await state(connection) == "listed"
     await take_off(scheduler, connection)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     assert await state(connection) == "suspected"
 
 
@@ -322,7 +333,7 @@ async def test_who_was_taken_off_needs_all_confirmations_anew(under, connection)
 
 async def test_both_due_after_a_long_pause_the_target_is_tested_anew(under, connection):
     scheduler = under()
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     await connection.execute(
         "UPDATE relaytest.listing SET recheck_at = now() - interval '1 d', expires_at = now()"
     )
@@ -345,7 +356,7 @@ async def test_both_due_after_a_long_pause_the_target_is_tested_anew(under, conn
 async def test_whatever_the_policy_a_listing_is_tested_before_its_end(under, connection, policy):
     """Time is moved on by hours; no two tests are less than a day apart."""
     scheduler = under(**policy)
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     asked = []
     for hour in range(31 * 24):
         await scheduler.recheck()
@@ -393,9 +404,9 @@ async def something(chance, under, connection) -> None:
     match chance.choice(EVENTS):
         case "relays":
             ago = chance.choice([0, 0, 30, 60]) * HOUR
-            await relays(scheduler, connection, address, ago=ago)
+            await found_open(scheduler, connection, address, ago=ago)
         case "refuses":
-            await refuses(scheduler, connection, address)
+            await found_closed(scheduler, connection, address)
         case "expires":
             await connection.execute(
                 "UPDATE relaytest.listing SET expires_at = now()"
@@ -431,7 +442,7 @@ async def test_whatever_happens_every_change_has_exactly_one_row(under, connecti
 
 async def test_a_move_whose_transaction_fails_leaves_neither_state_nor_row(under, connection):
     scheduler = under()
-    await relays(scheduler, connection)
+    await found_open(scheduler, connection)
     transaction = connection.transaction()
     await transaction.start()
     (one,) = await listings.standing_of(connection, ip_address(A))
@@ -441,3 +452,57 @@ async def test_a_move_whose_transaction_fails_leaves_neither_state_nor_row(under
     await transaction.rollback()
     assert await state(connection) == "listed"
     assert len(await changes(connection)) == 1
+
+
+# --- with real sessions and messages that come back
+
+TWICE = {"confirmations": 2}
+OFTEN = {"check_every": "100ms"}
+
+
+async def ask(lab, server, port) -> None:
+    await lab.insert(server.host, port)
+    await lab.idle()
+
+
+async def a_day_later(connection) -> None:
+    """What was begun was begun a day ago, and what is due in a day is due."""
+    await connection.execute(
+        "UPDATE relaytest.trial SET started_at = started_at - interval '1 d';"
+        "UPDATE relaytest.listing SET recheck_at = recheck_at - interval '1 d'"
+    )
+
+
+async def test_a_honeypot_that_relays_one_message_is_never_listed(begin, connection):
+    server = Target(anybody)
+    async with server.serve() as port:
+        async with begin(listing=TWICE) as lab:
+            server.post = relays(lab.sink)
+            await ask(lab, server, port)
+            assert await state(connection, server.host) == "suspected"
+        await a_day_later(connection)
+        server.post = discards
+        async with begin(listing=TWICE, timing={"patience": "1s"}, sink=OFTEN) as lab:
+            await until(lambda: stands(connection, server.host, "unlisted"), "the second test")
+    assert [change[1:] for change in await changes(connection)] == [
+        ("found-suspect", "unlisted", "suspected"),
+        ("found-closed", "suspected", "unlisted"),
+    ]
+
+
+async def test_a_relay_is_confirmed_a_day_later_without_anybody_asking(begin, connection):
+    server = Target(anybody)
+    async with server.serve() as port:
+        async with begin(listing=TWICE) as lab:
+            server.post = relays(lab.sink)
+            await ask(lab, server, port)
+            assert await lab.listed() == set()
+        await a_day_later(connection)
+        async with begin(listing=TWICE) as lab:
+            server.post = relays(lab.sink)
+            await until(lambda: stands(connection, server.host, "listed"), "the second test")
+            assert await lab.listed() == {server.host}
+
+
+async def stands(connection, host, standing) -> bool | None:
+    return await state(connection, host) == standing or None
