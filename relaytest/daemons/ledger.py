@@ -92,9 +92,11 @@ class Ledger:
         self, connection: Connection, address: Address, port: int, new: State, cause: Cause
     ) -> None:
         trial, policy = cause.trial, self._policy
-        if new is State.UNLISTED or trial is None:
+        if new is State.UNLISTED:
             await listings.leave(connection, address, port, trial.id if trial else None)
-        elif new is State.LISTED:
+            return
+        assert trial is not None  # nobody comes on the list without one
+        if new is State.LISTED:
             await listings.enter(
                 connection,
                 trial,
@@ -111,15 +113,22 @@ class Ledger:
 
     async def nominate(self, connection: Connection, address: Address) -> list[Move]:
         """List a suspected address at once if a sample of spam was all that was missing."""
+        why = "a sample of spam was nominated, and an earlier trial found that it relays"
+        return await self.reconsider(connection, address, Event.NOMINATED, why)
+
+    async def reconsider(
+        self, connection: Connection, address: Address, event: Event, why: str
+    ) -> list[Move]:
+        """List a suspected address if by now nothing is missing any more."""
         moves = []
         for standing in await listings.standing_of(connection, address):
             case = await self._case(connection, address, standing.port)
-            trial = await evidence_store.trial_of(connection, standing.trial)
-            if trial is None or self._policy.lacks(case) or not case.relayed_at:
+            if case.state is not State.SUSPECTED or not case.relayed_at or self._policy.lacks(case):
                 continue
-            why = f"a sample of spam was nominated, and trial {trial.id} found that it relays"
-            cause = Cause(Event.NOMINATED, why, trial)
-            moves.append(await self.move(connection, address, standing.port, cause))
+            trial = await evidence_store.trial_of(connection, standing.trial)
+            moves.append(
+                await self.move(connection, address, standing.port, Cause(event, why, trial))
+            )
         return [move for move in moves if move is not None]
 
     async def take_off(

@@ -141,8 +141,7 @@ class Scheduler:
             return
         newer = await evidence_store.newer_finding(connection, trial)
         if newer is not None:  # what an old trial shows by now is no longer how things are
-            if verdict.finding is Finding.OPEN and newer is Finding.CLOSED:
-                await self._ask_again(connection, trial)
+            await self._apply_late(connection, trial, verdict, newer)
             return
         if verdict.finding is Finding.OPEN and await listings.overruled(connection, trial):
             await self._ask_again(connection, trial)
@@ -150,6 +149,20 @@ class Scheduler:
         cause = await self._ledger.cause_of(connection, trial, verdict)
         if cause is not None:
             _tell(await self._ledger.move(connection, trial.address, trial.port, cause))
+
+    async def _apply_late(
+        self, connection: Connection, trial: Trial, verdict: Verdict, newer: Finding
+    ) -> None:
+        """Let an old trial do what it still can: reopen a case, or confirm a suspicion."""
+        if verdict.finding is not Finding.OPEN:
+            return
+        if newer is Finding.CLOSED:
+            await self._ask_again(connection, trial)
+            return
+        why = verdict.explanation
+        late = await self._ledger.reconsider(connection, trial.address, Event.FOUND_OPEN, why)
+        for move in late:
+            _tell(move)
 
     async def _ask_again(self, connection: Connection, trial: Trial) -> None:
         """A message of an old trial came back after a newer one found the target closed.

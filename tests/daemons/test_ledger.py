@@ -130,6 +130,26 @@ async def test_a_second_trial_on_the_same_day_does_not(under, connection):
     assert (await changes(connection))[-1] == (A, "found-suspect", "suspected", "suspected")
 
 
+async def test_a_late_message_of_the_day_before_is_a_confirmation(under, connection):
+    scheduler = under(confirmations=2)
+    late = await probed(connection, accepted=True)
+    await connection.execute("UPDATE relaytest.trial SET started_at = now() - interval '1 d'")
+    trial = await found_open(scheduler, connection)
+    assert await state(connection) == "suspected"
+    await arrives(connection, late)
+    await scheduler.settle()
+    assert await listed(connection) == {A: trial}
+
+
+async def test_a_late_message_of_the_same_day_is_none(under, connection):
+    scheduler = under(confirmations=2)
+    late = await probed(connection, accepted=True)
+    await found_open(scheduler, connection)
+    await arrives(connection, late)
+    await scheduler.settle()
+    assert await state(connection) == "suspected"
+
+
 async def test_a_suspicion_ends_when_the_target_is_closed(under, connection):
     scheduler = under(confirmations=2)
     await found_open(scheduler, connection, ago=DAY)
