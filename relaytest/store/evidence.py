@@ -9,6 +9,7 @@ import asyncpg
 from relaytest.core.dialogue import Step
 from relaytest.core.evidence import Asked, Evidence, Met, Receipt
 from relaytest.core.probe import Form
+from relaytest.core.received import hops_of
 from relaytest.core.reply import Reply
 from relaytest.core.target import Address
 from relaytest.core.token import Mailbox
@@ -60,9 +61,12 @@ OUTCOMES = """
       FROM relaytest.outcome AS o JOIN relaytest.session AS s ON s.id = o.session
      WHERE o.trial = $1
 """
-SESSIONS = "SELECT visit, ended, detail, greeting, hello FROM relaytest.session WHERE trial = $1"
+SESSIONS = (
+    "SELECT visit, ended, detail, greeting, hello, source FROM relaytest.session WHERE trial = $1"
+)
 RECEIPTS = """
-    SELECT form, mailbox, peer, reverse_path, forward_path, received_at
+    SELECT form, mailbox, peer, reverse_path, forward_path, received_at, helo,
+           substring(message FOR 65536) AS message
       FROM relaytest.receipt WHERE trial = $1
 """
 SINK_PROVEN = """
@@ -288,11 +292,13 @@ def _asked(row: asyncpg.Record) -> Asked:
 
 def _met(row: asyncpg.Record) -> Met:
     greeting, hello = _parse_whole(row["greeting"]), _parse_whole(row["hello"])
-    return Met(row["visit"], row["ended"], row["detail"], greeting, hello)
+    return Met(row["visit"], row["ended"], row["detail"], greeting, hello, row["source"])
 
 
 def _receipt(row: asyncpg.Record) -> Receipt:
-    return Receipt(**{**row, "mailbox": Mailbox[row["mailbox"].upper()]})
+    columns = {**row, "mailbox": Mailbox[row["mailbox"].upper()]}
+    hops = hops_of(columns.pop("message"))
+    return Receipt(**columns, hops=hops)
 
 
 async def save_verdict(connection: Connection, trial: Trial, verdict: Verdict) -> bool:

@@ -97,8 +97,10 @@ def bounced(*form_ids):
     return [received(NUMBERS[one], Mailbox.REVERSE, TARGET, b"<>") for one in form_ids]
 
 
-def received(form, mailbox, peer, reverse_path, recipient=b"<uuuu@sink.example>", after=SECOND):
-    return Receipt(form, mailbox, peer, reverse_path, recipient, PROBED_AT + after)
+def received(
+    form, mailbox, peer, reverse_path, recipient=b"<uuuu@sink.example>", after=SECOND, helo=b""
+):
+    return Receipt(form, mailbox, peer, reverse_path, recipient, PROBED_AT + after, helo)
 
 
 def session(ended="complete", detail="", greeting=READY, hello=HELLO, visit=1):
@@ -327,6 +329,10 @@ BEHAVIOURS = {
     "is-a-honeypot-that-takes-everything": (
         trial(postmaster(OK), handed_over(QUEUED)),
         CLOSED_NOT_RETURNED,
+    ),
+    "is-watched-by-somebody-who-sends-our-message-on": (
+        trial(postmaster(OK), answered(DENIED), came_back(EXT, peer=SMART_HOST)),
+        (Finding.UNKNOWN, Reason.REPLAYED),
     ),
     "relays-through-a-smart-host": (
         trial(handed_over(QUEUED, EXT), came_back(EXT, peer=SMART_HOST)),
@@ -666,12 +672,17 @@ def test_the_condition_is_part_of_the_explanation():
     ids=["itself", "smart-host", "both-ways", "other-family", "itself-over-ipv6"],
 )
 def test_the_exit_is_who_handed_the_copy_over_unless_it_is_the_target(peers, address, leaving):
-    copies = [came_back(EXT, peer=peer) for peer in peers]
-    assert judged(trial(*copies, address=address)).exit_address == leaving
+    copies = [came_back(EXT, peer=peer, helo=b"mx.shop.example") for peer in peers]
+    assert (
+        judged(trial(session(), handed_over(QUEUED, EXT), *copies, address=address)).exit_address
+        == leaving
+    )
 
 
 def test_the_exit_is_part_of_the_explanation():
-    explanation = judged(trial(came_back(EXT, peer=SMART_HOST))).explanation
+    explanation = judged(
+        trial(handed_over(QUEUED, EXT), came_back(EXT, peer=SMART_HOST))
+    ).explanation
     assert "The message left through 192.0.2.77." in explanation
 
 
@@ -914,7 +925,7 @@ def test_without_a_copy_nothing_is_ever_open(evidence, after):
 @given(evidence_of(), some_times, st.sampled_from([one for one in IDS if one != SELF]))
 @thorough
 def test_with_a_copy_everything_is_open(evidence, after, form_id):
-    proven = replace(evidence, receipts=(*evidence.receipts, *came_back(form_id)))
+    proven = replace(evidence, receipts=(*evidence.receipts, *came_back(form_id, evidence.address)))
     verdict = judge(proven, PATIENCE, PROBED_AT + after)
     assert verdict is not None
     assert verdict.finding is Finding.OPEN
