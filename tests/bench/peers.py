@@ -49,9 +49,11 @@ class Refuser(asyncio.Protocol):
             self._transport.close()
 
 
-async def refuse(host: str, port: str) -> None:
-    """Serve Refuser."""
-    server = await asyncio.get_running_loop().create_server(Refuser, host, int(port), backlog=512)
+async def refuse(host: str, port: str, *hosts: str) -> None:
+    """Serve Refuser, on several addresses if there are more."""
+    server = await asyncio.get_running_loop().create_server(
+        Refuser, [host, *hosts], int(port), backlog=4096
+    )
     async with server:
         await _until_told()
 
