@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
+from typing import Any
 
 from aiosmtplib import SMTP
 
@@ -31,12 +32,13 @@ def forms(count: int) -> tuple[Form, ...]:
 
 
 @contextlib.asynccontextmanager
-async def prober() -> AsyncIterator[Prober]:
-    """Give a prober with the default configuration."""
+async def prober(**sections: dict[str, Any]) -> AsyncIterator[Prober]:
+    """Give a prober with the default configuration, or with other values in some sections."""
     config = parse_config(
         {
             "identity": {"ehlo_name": EHLO_NAME, "contact": "postmaster@example"},
             "sink": {"domains": ["sink.example"]},
+            **sections,
         }
     )
     async with Resolver([NOBODY], timedelta(milliseconds=200)) as resolver:

@@ -17,6 +17,8 @@ from typing import Any, cast
 import asyncpg
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.net.hostile import server_tls
+
 # --- a fast mail server that refuses every recipient -------------------------------------------
 
 _GREETING = b"220 mx.refuser.example ESMTP\r\n"
@@ -127,6 +129,26 @@ async def mix(first: str, count: str, *hosts: str) -> None:
             await loop.create_server(kind, host, port)
     await _until_told()
     print(Guest.peak)
+
+
+class Staller(asyncio.Protocol):
+    """Greets, answers EHLO, and never says another word."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(_GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"EHLO"):
+            self._transport.write(_EHLO)
+
+
+async def stall(clear: str, secure: str, *hosts: str) -> None:
+    """Serve Staller on two ports of each host: in clear, and inside TLS from the beginning."""
+    loop = asyncio.get_running_loop()
+    await loop.create_server(Staller, hosts, int(clear), backlog=4096)
+    await loop.create_server(Staller, hosts, int(secure), backlog=4096, ssl=server_tls())
+    await _until_told()
 
 
 # --- a line with a long delay ------------------------------------------------------------------
@@ -290,6 +312,7 @@ def exact_loop() -> asyncio.AbstractEventLoop:
 PEERS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "refuse": refuse,
     "mix": mix,
+    "stall": stall,
     "delay": delay,
     "keep": keep,
 }
