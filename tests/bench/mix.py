@@ -17,7 +17,7 @@ from tests.bench.system import settings, upgraded
 from tests.mta.process import fresh_address
 from tests.postgres import temporary_cluster
 
-SLOTS = (500, 1000, 3000)  # the first is the default
+SLOTS = (500, 3000)  # the first is the default
 FIRST_PORT, PORTS = 20_000, 300  # of each of ten addresses
 GREETING, VISIT = 5, 10  # seconds; the longest a mute target takes, and the longest any does
 LONGEST = 45  # seconds to wait for an empty queue
