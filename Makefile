@@ -4,6 +4,7 @@
 #   make test                                 the whole gate: linters, types, unit to end-to-end
 #   make servers                              fetch real mail and DNS servers for the tests (apt)
 #   make bench                                measure, side by side with others
+#   make bench-accuracy                       servers of known truth, judged by us and by nmap
 #   make fuzz                                 look for inputs that break a rule, for a minute
 #   make lint                                 linters and types only
 #   make clean                                remove what the above made (not the data of `up`)
@@ -14,7 +15,7 @@ BIN    := $(VENV)/bin
 DEMO   ?=
 ARGS   ?=
 
-.PHONY: up test servers bench fuzz lint clean
+.PHONY: up test servers bench bench-accuracy fuzz lint clean
 
 up: $(VENV)/up.stamp
 	@exec $(BIN)/relaytest up $(if $(DEMO),--demo) $(ARGS)
@@ -30,6 +31,9 @@ bench: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench-accuracy: servers
+	$(BIN)/python -m tests.bench accuracy $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/test_sourcecode.py tests/test_layout.py

@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from relaytest.core.errors import ClusterError
-from tests.bench import battery, delay, mix, queueing, receiving, servers, sessions
+from tests.bench import accuracy, battery, delay, mix, queueing, receiving, servers, sessions
 from tests.bench.report import Report, as_json, as_table, machine, missing
 
 BENCHMARKS: dict[str, Callable[[], Report]] = {
+    "accuracy": accuracy.run,
     "battery": battery.run,
     "delay": delay.run,
     "servers": servers.run,
