@@ -154,13 +154,18 @@ def proofs_of(evidence: Evidence) -> tuple[Receipt, ...]:
 
 
 def replays_of(evidence: Evidence) -> tuple[Receipt, ...]:
-    """Return the copies that nothing connects with the target: somebody else may have sent them.
+    """Return the copies of messages that the target took, which nothing connects with it.
 
-    They prove nothing; and while there is one, silence proves nothing either.
+    Somebody who reads its mail may have sent them, or it stripped its traces: they prove
+    nothing, and where there is one, silence proves nothing either. A copy of what the target
+    never had is somebody's own work, and says nothing of the target.
     """
-    if evidence.probed_at is None:  # a message may be back before its session has ended
-        return ()
-    return tuple(one for one in _copies(evidence) if not _is_explained(one, evidence))
+    handed_over = _handed_over(evidence)
+    return tuple(
+        one
+        for one in _copies(evidence)
+        if one.form in handed_over and not _is_explained(one, evidence)
+    )
 
 
 def _copies(evidence: Evidence) -> list[Receipt]:
@@ -184,12 +189,13 @@ def _is_explained(receipt: Receipt, evidence: Evidence) -> bool:
     """
     if receipt.peer == evidence.address:
         return True
-    handed_over = any(
-        one.form == receipt.form and one.step is Step.END_OF_DATA for one in evidence.asked
-    )
-    return handed_over and (
+    return receipt.form in _handed_over(evidence) and (
         same_system(receipt.peer, evidence.address) or _is_traced(receipt, evidence)
     )
+
+
+def _handed_over(evidence: Evidence) -> set[int]:
+    return {one.form for one in evidence.asked if one.step is Step.END_OF_DATA}
 
 
 def same_system(one: Address, other: Address) -> bool:

@@ -138,8 +138,8 @@ def _replayed(replays: Sequence[Receipt]) -> Verdict | None:
     return unknown(
         Reason.REPLAYED,
         f"A message of ours came back from {replays[0].peer}, but nothing connects that with the "
-        "server: it was never handed over, or no Received line shows the way. Somebody who can "
-        "read its mail may have sent it. The server itself bringing one would change this.",
+        "server: no Received line shows the way. Somebody who can read its mail may have sent "
+        "it. The server itself bringing one would change this.",
     )
 
 

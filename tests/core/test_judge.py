@@ -40,6 +40,7 @@ EXT, NULL, DOM, PM, SELF, PERCENT, HACK, BANG = IDS
 UNKNOWN_FORM = 9
 
 TARGET = IPv4Address("192.0.2.1")
+STRANGER = IPv4Address("198.51.100.77")
 SMART_HOST = IPv4Address("192.0.2.77")
 TARGET_6 = IPv6Address("2001:db8::1")
 PROBED_AT = datetime(2026, 11, 2, 10, 0, 0, tzinfo=UTC)
@@ -331,8 +332,12 @@ BEHAVIOURS = {
         CLOSED_NOT_RETURNED,
     ),
     "is-watched-by-somebody-who-sends-our-message-on": (
-        trial(postmaster(OK), answered(DENIED), came_back(EXT, peer=SMART_HOST)),
+        trial(handed_over(QUEUED), came_back(EXT, peer=STRANGER)),
         (Finding.UNKNOWN, Reason.REPLAYED),
+    ),
+    "refuses-and-somebody-makes-up-a-message": (
+        trial(postmaster(OK), answered(DENIED), came_back(EXT, peer=SMART_HOST)),
+        CLOSED_REFUSED,
     ),
     "relays-through-a-smart-host": (
         trial(handed_over(QUEUED, EXT), came_back(EXT, peer=SMART_HOST)),
