@@ -50,7 +50,7 @@ class Sendmail(Server):
 
     Closed, it is Debian's sendmail: a stranger's RCPT is answered 550 5.7.1 Relaying denied,
     a greeting takes a second, every RCPT after three bad ones a second, and the eleventh
-    connection within a minute is answered 421. Open, it relays for every client and has the
+    connection within ten minutes is answered 421. Open, it relays for every client and has the
     same limits. Mail for `domains` and for `hostname` is accepted for any local part and
     discarded. No DNS is asked, and no TLS offered. Mail goes out with `address` as its source,
     as from a host of its own; without a sink it stays in the queue.
