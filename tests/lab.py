@@ -45,6 +45,8 @@ def lab_config(folder: Path, **sections: dict[str, Any]) -> Config:
             "connect": "5s",
             "greeting": "10s",
             "command": "10s",
+            "pause": "50ms",
+            "settle": "100ms",
             "retries": [],
             "patience": "4s",
             "grace": "2s",

@@ -75,7 +75,7 @@ def command(
     full: Annotated[bool, typer.Option("--full", help="Ask in all forms, not only 20.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     wait: Annotated[
-        str, typer.Option("--wait", help="How long messages may take to come back.")
+        str, typer.Option("--wait", help="For mail to come back, and for who refuses at first.")
     ] = "60s",
     sink_domain: Annotated[
         str, typer.Option("--sink-domain", help="A domain whose mail comes to this machine.")

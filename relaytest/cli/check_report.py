@@ -75,11 +75,10 @@ def table(check: Check, config: Config) -> Group:
         number = column in {"sessions", "answered", "accepted", "came back"}
         shown.add_column(column, justify="right" if number else "left", no_wrap=column != "target")
     for case in check.cases:
-        visit = case.visit
         shown.add_row(
             Text(_name(case)),
-            str(len(visit.records) if visit else 0),
-            f"{case.answered()}/{len(visit.forms)}" if visit else "",
+            str(len(case.records)),
+            f"{case.answered()}/{len(case.forms)}" if case.visits else "",
             str(case.accepted()),
             str(case.returned()) if check.messages else "-",
             _stage(case),
@@ -104,9 +103,11 @@ def _stage(case: Case) -> Text:
     if case.verdict is not None:
         finding = case.verdict.finding
         return Text(_TITLE[finding], _STYLE[finding])
-    if case.probed_at is not None:
-        return Text("waiting for mail")
-    return Text("asking" if case.visit else "")
+    if case.again_at is not None:
+        return Text(f"asking again at {case.again_at:%H:%M:%S} UTC")
+    if case.asking:
+        return Text("asking again" if len(case.visits) > 1 else "asking")
+    return Text("waiting for mail" if case.probed_at else "")
 
 
 def _name(case: Case) -> str:
@@ -161,12 +162,11 @@ def _section(console: Console, label: str, lines: Sequence[str]) -> None:
 
 
 def _proof(case: Case, results: Iterable[FormResult]) -> list[str]:
-    """Return the first message that came back: the envelope, as it went out and as it came in."""
-    by_number = {one.form.number: one for one in results}
-    relayed = [one for one in case.receipts if one.mailbox is Mailbox.FORWARD]
-    for receipt in relayed:
-        result = by_number.get(receipt.form)
-        if result is not None and result.standing == Standing.RELAYED.value and result.envelope:
+    """Return the plainest form that came back: the envelope, as it went out and as it came in."""
+    relayed = {one.form: one for one in case.receipts if one.mailbox is Mailbox.FORWARD}
+    for result in results:
+        receipt = relayed.get(result.form.number)
+        if receipt and result.standing == Standing.RELAYED.value and result.envelope:
             same = receipt.forward_path == result.envelope.forward_path
             became = "" if same else f" as RCPT TO:{visible(receipt.forward_path)}"
             return [
@@ -213,7 +213,7 @@ def _safe(text: str) -> str:
 
 def print_transcripts(console: Console, case: Case) -> None:
     """Print every session, octet for octet as far as it is printable."""
-    for number, record in enumerate(_records(case), start=1):
+    for number, record in enumerate(case.records, start=1):
         console.line()
         source = f" from {record.source}" if record.source else ""
         line(
@@ -223,10 +223,6 @@ def print_transcripts(console: Console, case: Case) -> None:
         )
         for text in record.transcript.as_text().splitlines():
             line(console, text)
-
-
-def _records(case: Case) -> list[SessionRecord]:
-    return case.visit.records if case.visit else []
 
 
 def as_json(
@@ -267,7 +263,7 @@ def _case(check: Check, case: Case, verdict: Verdict) -> dict[str, Any]:
         "exit_address": str(verdict.exit_address) if verdict.exit_address else None,
         "advice": checkup.advice(verdict, messages=check.messages),
         "forms": [_form(one) for one in results],
-        "sessions": [_session(record) for record in _records(case)],
+        "sessions": [_session(record) for record in case.records],
         "receipts": [_receipt(one, ids) for one in case.receipts],
     }
 

@@ -11,14 +11,22 @@ from datetime import datetime, timedelta
 
 from relaytest.core import phrases
 from relaytest.core.dialogue import Step
-from relaytest.core.evidence import Evidence, Standing, in_order, proofs_of, standings_of
+from relaytest.core.evidence import (
+    Evidence,
+    Standing,
+    forms_to_ask,
+    in_order,
+    proofs_of,
+    standings_of,
+)
+from relaytest.core.judge import judge
 from relaytest.core.names import Names
 from relaytest.core.offers import Asker, offer
 from relaytest.core.probe import Envelope, Form
 from relaytest.core.reply import Reply
 from relaytest.core.target import Address, parse_address
 from relaytest.core.transcript import visible
-from relaytest.core.verdict import Finding, Patience, Reason, Verdict, judge
+from relaytest.core.verdict import Finding, Patience, Reason, Verdict, unknown
 
 NOBODYS_DOMAIN = "relay-probe.invalid"  # RFC 2606: nobody's, for asking without a sink
 
@@ -135,7 +143,7 @@ def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
     results = results_of(evidence, {})
     accepted = tuple(one.form.id for one in results if one.standing == _ACCEPTED)
     if accepted:
-        return _unknown(
+        return unknown(
             Reason.INCOMPLETE,
             f"{len(accepted)} of {len(results)} forms were accepted at RCPT. That is no proof: "
             "servers accept and drop, or accept and bounce. Only a message that comes back "
@@ -145,7 +153,7 @@ def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
     strange = [one for one in results if one.reply is not None and _no_such_domain(one.reply)]
     if strange and found.reason in {Reason.REFUSED, Reason.DEFERRED}:
         said = visible(str(strange[0].reply).encode("utf-8", "surrogateescape"))
-        return _unknown(
+        return unknown(
             Reason.INCOMPLETE,
             f"{len(strange)} of {len(results)} forms were refused because our domain does not "
             f"exist, which says nothing about a domain that does: {said}.",
@@ -167,22 +175,31 @@ def _no_such_domain(reply: Reply) -> bool:
     )
 
 
+def worth_asking_again(evidence: Evidence, now: datetime) -> tuple[Form, ...]:
+    """Return the forms of another visit, if one within minutes may tell more.
+
+    What was accepted without a message to follow is known well enough.
+    """
+    verdict = judge(evidence, _NO_PATIENCE, now)
+    if verdict is None or verdict.reason not in {Reason.DEFERRED, Reason.INCOMPLETE}:
+        return ()
+    accepted = {one.form.number for one in results_of(evidence, {}) if one.standing == _ACCEPTED}
+    left = forms_to_ask(in_order(evidence))
+    return tuple(form for form in left if form.number not in accepted)
+
+
 def broken_off(evidence: Evidence, now: datetime) -> Verdict:
     """Return the verdict of a check that was ended before it was over: proof stays proof."""
     if proofs_of(evidence) and (found := judge(evidence, _NO_PATIENCE, now)):
         return found
     out = any(one.step is Step.END_OF_DATA for one in evidence.asked)
     reason = Reason.PENDING if out else Reason.INCOMPLETE
-    return _unknown(reason, "The check was broken off before it was over.")
+    return unknown(reason, "The check was broken off before it was over.")
 
 
 def not_tried(why: str) -> Verdict:
     """Return the verdict where we ourselves could not even try."""
-    return _unknown(Reason.UNREACHABLE, f"This machine could not even try: {why}.")
-
-
-def _unknown(reason: Reason, explanation: str, forms: tuple[str, ...] = ()) -> Verdict:
-    return Verdict(Finding.UNKNOWN, reason, "low", explanation, forms)
+    return unknown(Reason.UNREACHABLE, f"This machine could not even try: {why}.")
 
 
 def worst(verdicts: Iterable[Verdict]) -> Finding:
@@ -251,9 +268,9 @@ _ADVICE = {
     ),
     Reason.PENDING: "Check again, and let it come to its end.",
     Reason.DEFERRED: (
-        "If the server greylists, exempt this machine from it and check again: each check has "
-        "envelopes of its own, and greylisting meets them anew. `relaytest up` comes back for "
-        "hours with the same ones."
+        "If the server greylists, check again with a longer --wait, such as 20m: it comes back "
+        "with the same envelopes after a quarter and a half of it. `relaytest up` does so for "
+        "hours."
     ),
     Reason.BLOCKED: (
         "Check from a machine that the server talks to: with a fixed address that is on no "

@@ -188,6 +188,13 @@ class Timing(Section):
     end_of_data: Duration = Field(timedelta(minutes=3), description="answer to the final dot")
     session: Duration = Field(timedelta(minutes=4), description="one connection, all in all")
     visit: Duration = Field(timedelta(minutes=10), description="all connections of one visit")
+    pause: Duration = Field(
+        timedelta(seconds=2), description="before a second try where the first was cut at once"
+    )
+    settle: Duration = Field(
+        timedelta(seconds=1),
+        description="wait for more replies, of servers that answer one command twice",
+    )
     retries: list[Duration] = Field(
         [timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=4)],
         max_length=20,

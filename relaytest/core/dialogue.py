@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from relaytest.core.probe import Envelope
 from relaytest.core.reply import Reply
 
+_HELLOS = (b"EHLO", b"HELO")
+
 
 class Step(enum.Enum):
     """Where in a mail transaction the server gave its last word."""
@@ -213,7 +215,7 @@ class Answers:
     parted: bool = False
 
 
-def greet(name: bytes, *, secure: bool = False) -> Generator[Move, Got, Hello]:
+def greet(name: bytes, *, secure: bool = False, old: bool = False) -> Generator[Move, Got, Hello]:
     """Wait for the whole greeting, then say EHLO, or HELO where EHLO is refused.
 
     Talking before the greeting is complete would be a breach (RFC 5321 section 3.1) that
@@ -222,6 +224,7 @@ def greet(name: bytes, *, secure: bool = False) -> Generator[Move, Got, Hello]:
     Args:
         name: Ours.
         secure: TLS comes before the greeting (RFC 8314 section 3.3).
+        old: Say HELO at once: there are servers that hang up at EHLO.
     """
     if secure:
         got = yield Secure()
@@ -231,7 +234,8 @@ def greet(name: bytes, *, secure: bool = False) -> Generator[Move, Got, Hello]:
     if got.broken is not None or not got.replies or got.replies[0].code != 220:
         greeting = got.replies[0] if got.replies else None
         return Hello(greeting, broken=got.broken)
-    return (yield from _hello(name, got.replies[0]))
+    verbs = (b"HELO",) if old else _HELLOS
+    return (yield from _hello(name, got.replies[0], verbs))
 
 
 def secure(name: bytes, hello: Hello) -> Generator[Move, Got, Hello]:
@@ -249,11 +253,11 @@ def secure(name: bytes, hello: Hello) -> Generator[Move, Got, Hello]:
     got = yield Secure()
     if got.broken is not None or hello.greeting is None:
         return Hello(hello.greeting, None, b"STARTTLS", got.broken)
-    return (yield from _hello(name, hello.greeting))
+    return (yield from _hello(name, hello.greeting, _HELLOS))
 
 
-def _hello(name: bytes, greeting: Reply) -> Generator[Move, Got, Hello]:
-    for verb in (b"EHLO", b"HELO"):
+def _hello(name: bytes, greeting: Reply, verbs: Sequence[bytes]) -> Generator[Move, Got, Hello]:
+    for verb in verbs:
         got = yield Send((b"%b %b" % (verb, name),))
         reply = got.replies[0] if got.replies else None
         hello = Hello(greeting, reply, verb, got.broken)
@@ -347,10 +351,10 @@ def _ask_one(
     answers.broken = got.broken
     if _note_hang_up(got.replies, answers):
         return
-    if got.broken is None and got.replies[0].positive:
+    if got.broken is None:
+        answers.hung_up = not got.replies[0].positive  # without RSET no second one can be trusted
         _note(offer, replies, answers, first=first)
-    elif got.broken is None:
-        answers.hung_up = True  # no RSET: no second transaction can be trusted here
+    elif got.broken.kind is Break.CLOSED and not pipelining:  # each reply came when it was due
         _note(offer, replies, answers, first=first)
 
 

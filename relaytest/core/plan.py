@@ -38,6 +38,31 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """What the sessions so far showed of the target; it sets size and number of the next ones.
+
+    Attributes:
+        strained: It turned one away or cut it short, so only one runs at a time.
+        pipelining: It did not lose commands that were sent together.
+        settling: Replies can be told apart only by waiting, one form a session.
+        forms: So many fit into half of the longest session, at its pace.
+    """
+
+    strained: bool = False
+    pipelining: bool = True
+    settling: bool = False
+    forms: int = 8
+
+    def within(self, sizes: Sizes) -> Sizes:
+        """Return the sizes as far as the target keeps up."""
+        forms = max(1, min(sizes.forms, self.forms))
+        return Sizes(forms, min(sizes.odd, forms), sizes.sessions)
+
+
+NOTHING = Findings()
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
     """Sessions that may run at the same time.
 
@@ -61,7 +86,7 @@ def scout(forms: Sequence[Form], sizes: Sizes) -> Round:
 
 
 def following(
-    number: int, unanswered: Sequence[Form], sizes: Sizes, *, strained: bool
+    number: int, unanswered: Sequence[Form], sizes: Sizes, found: Findings = NOTHING
 ) -> Round | None:
     """Return round `number` (1 is the first after the scout) for what is unanswered, or None.
 
@@ -69,21 +94,24 @@ def following(
         number: Counts rounds, not sessions.
         unanswered: Forms without an answer so far, in battery order.
         sizes: From the configuration.
-        strained: A session was turned away or cut short, so only one runs at a time.
+        found: By the sessions before.
     """
-    if not unanswered or number > 3:
+    if not unanswered or number > (1 if found.settling else 3):
         return None
-    at_once = 1 if strained else sizes.sessions
+    at_once = 1 if found.strained else sizes.sessions
+    if found.settling:
+        return _alone(Purpose.ALONE, unanswered, at_once)
     if number == 1:
-        return Round(Purpose.ASK, split(unanswered, sizes), at_once, pipelining=True)
+        groups = split(unanswered, found.within(sizes))
+        return Round(Purpose.ASK, groups, at_once, found.pipelining)
     if number == 2:
-        small = Sizes(max(1, sizes.forms // 2), 1, 1)
+        small = Sizes(max(1, found.within(sizes).forms // 2), 1, 1)
         return Round(Purpose.ASK, split(unanswered, small), 1, pipelining=False)
-    return Round(Purpose.ALONE, tuple((form,) for form in unanswered), 1, pipelining=False)
+    return _alone(Purpose.ALONE, unanswered, 1)
 
 
 def confirming(
-    number: int, willing: Sequence[Form], sizes: Sizes, *, strained: bool
+    number: int, willing: Sequence[Form], sizes: Sizes, found: Findings = NOTHING
 ) -> Round | None:
     """Return round `number` of sending a message to each recipient that was accepted, or None.
 
@@ -91,14 +119,21 @@ def confirming(
         number: From 1. What the first round did not get rid of goes in sessions of its own.
         willing: Forms whose recipient was accepted and whose message was not handed over.
         sizes: From the configuration.
-        strained: As for `following`.
+        found: As for `following`.
     """
-    if not willing or number > 2:
+    if not willing or number > (1 if found.settling else 2):
         return None
+    at_once = 1 if found.strained else sizes.sessions
+    if found.settling:
+        return _alone(Purpose.CONFIRM, willing, at_once)
     if number == 1:
-        at_once = 1 if strained else sizes.sessions
-        return Round(Purpose.CONFIRM, split(willing, sizes), at_once, pipelining=True)
-    return Round(Purpose.CONFIRM, tuple((form,) for form in willing), 1, pipelining=False)
+        groups = split(willing, found.within(sizes))
+        return Round(Purpose.CONFIRM, groups, at_once, found.pipelining)
+    return _alone(Purpose.CONFIRM, willing, 1)
+
+
+def _alone(purpose: Purpose, forms: Sequence[Form], at_once: int) -> Round:
+    return Round(purpose, tuple((form,) for form in forms), at_once, pipelining=False)
 
 
 def split(forms: Sequence[Form], sizes: Sizes) -> tuple[tuple[Form, ...], ...]:

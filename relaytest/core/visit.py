@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from relaytest.core import phrases
-from relaytest.core.dialogue import Answers, Broken, Encryption, Hello, Offer, Outcome, Step
+from relaytest.core.dialogue import Answers, Break, Broken, Encryption, Hello, Offer, Outcome, Step
 from relaytest.core.evidence import Asked, Met
 from relaytest.core.plan import Purpose
 from relaytest.core.reply import Reply
@@ -46,8 +46,15 @@ class SessionRecord:
 
     @property
     def strained(self) -> bool:
-        """The target did not want so many or so long sessions."""
-        return self.ended != "complete"
+        """The target turned it away or cut it short; one that was only slow is none of these."""
+        slow = self.ended == Break.TIMEOUT.value and bool(self.answers.outcomes)
+        return not slow and self.ended not in {"complete", Break.DESYNC.value}
+
+    @property
+    def pace(self) -> float:
+        """Seconds for each form that was answered; 0.0 if none was."""
+        answered = len(self.answers.outcomes)
+        return self.seconds / answered if answered else 0.0
 
     @property
     def starttls(self) -> bool:

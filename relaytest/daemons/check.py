@@ -20,7 +20,7 @@ from relaytest.core.reception import Delivery
 from relaytest.core.target import Address, parse_address, refusal
 from relaytest.core.token import Mailbox, Token
 from relaytest.core.verdict import Patience, Verdict, out_of_scope
-from relaytest.core.visit import asked_in
+from relaytest.core.visit import SessionRecord, asked_in
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.letterbox import Letterbox
@@ -31,6 +31,7 @@ from relaytest.net.smtp_client import NoSocketError
 from relaytest.net.smtp_listener import Bounds, listen
 
 _AT_ONCE = 8  # targets
+_AGAIN_AFTER = (0.25, 0.25)  # of the patience, each
 _GRACE = timedelta(milliseconds=300)  # for sessions with our sink when all is over
 
 
@@ -41,8 +42,10 @@ class Case:
     Attributes:
         host: The name that led to it; "" if the address itself was given.
         battery: All forms, by number.
-        visit: As far as it has come; None before it has begun.
-        probed_at: Its end.
+        visits: As far as they have come.
+        asking: One is going on.
+        probed_at: End of the last one.
+        again_at: When the next one is, if one is to come.
         receipts: What came back, each once.
         fault: Why we could not even try, through our own fault; "" if we could.
         verdict: None until it is known.
@@ -51,39 +54,59 @@ class Case:
     target: Target
     host: str
     battery: Mapping[int, Form]
-    visit: Visit | None = None
+    visits: list[Visit] = field(default_factory=list)
+    asking: bool = False
     probed_at: datetime | None = None
+    again_at: datetime | None = None
     receipts: list[Receipt] = field(default_factory=list)
     fault: str = ""
     verdict: Verdict | None = None
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def visit(self) -> Visit | None:
+        """The one that fixed what is asked: the first that got through, or the latest."""
+        through = (visit for visit in self.visits if visit.answered())
+        return next(through, self.visits[-1] if self.visits else None)
+
+    @property
+    def records(self) -> list[SessionRecord]:
+        """All sessions."""
+        return [record for visit in self.visits for record in visit.records]
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """What is asked."""
+        return self.visit.forms if self.visit else ()
+
     def answered(self) -> int:
         """Return how many forms have an answer."""
-        return len(self.visit.answered() - {CONTROL}) if self.visit else 0
+        return len({form for visit in self.visits for form in visit.answered()} - {CONTROL})
 
     def accepted(self) -> int:
         """Return how many forms' recipient was accepted."""
-        records = self.visit.records if self.visit else []
-        outcomes = [one for record in records for one in record.answers.outcomes]
+        outcomes = [one for record in self.records for one in record.answers.outcomes]
         return len({one.form for one in outcomes if one.willing or one.message_sent} - {CONTROL})
 
     def returned(self) -> int:
         """Return how many forms' message came back as a relayed copy."""
         return len({one.form for one in self.receipts if one.mailbox is Mailbox.FORWARD})
 
-    def evidence(self, *, sink_proven: bool = False) -> Evidence:
+    def evidence(self, *, ended: bool = True, sink_proven: bool = False) -> Evidence:
         """Return all that is known, for the judge."""
-        records = self.visit.records if self.visit else []
+        numbered = list(enumerate(self.visits, start=1))
+        met = (record.met(number) for number, visit in numbered for record in visit.records)
         return Evidence(
             address=self.target.address,
             battery=self.battery,
-            forms=self.visit.forms if self.visit else (),
-            asked=asked_in(records, 1),
-            met=tuple(record.met(1) for record in records) if self.probed_at else (),
+            forms=self.forms,
+            asked=tuple(
+                one for number, visit in numbered for one in asked_in(visit.records, number)
+            ),
+            met=tuple(met) if self.probed_at else (),
             receipts=tuple(self.receipts),
             probed_at=self.probed_at,
-            ended=True,
+            ended=ended,
             sink_proven=sink_proven,
         )
 
@@ -214,25 +237,39 @@ class Check:
                     group.create_task(self._examine(case, gate))
 
     async def _examine(self, case: Case, gate: asyncio.Semaphore) -> None:
-        def begun(visit: Visit) -> None:
-            case.visit = visit
-
         async with gate:
             try:
-                await self._prober.visit(
-                    case.target, self._forms, messages=self.messages, begun=begun
-                )
+                await self._visit_again_and_again(case)
             except NoSocketError as error:
                 case.fault = str(error)
                 case.verdict = checkup.not_tried(case.fault)
                 return
-        case.probed_at = utcnow()
         await case.wait(self._patience)
         case.verdict = checkup.conclude(
             case.evidence(sink_proven=await self._proven_for(case)),
             utcnow(),
             messages=self.messages,
         )
+
+    async def _visit_again_and_again(self, case: Case) -> None:
+        """Visit, and come back for what was refused for now or not answered."""
+        await self._visit(case, self._forms)
+        for part in _AGAIN_AFTER:
+            forms = checkup.worth_asking_again(case.evidence(ended=False), utcnow())
+            if not forms:
+                return
+            pause = part * self._patience.accepted
+            case.again_at = utcnow() + pause
+            await asyncio.sleep(pause.total_seconds())
+            case.again_at = None
+            await self._visit(case, forms)
+
+    async def _visit(self, case: Case, forms: Sequence[Form]) -> None:
+        case.asking = True
+        await self._prober.visit(
+            case.target, forms, messages=self.messages, begun=case.visits.append
+        )
+        case.asking, case.probed_at = False, utcnow()
 
     async def _proven_for(self, case: Case) -> bool:
         """Whether silence of the target means anything; asked at the end of the waiting."""

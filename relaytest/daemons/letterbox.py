@@ -5,6 +5,7 @@ What becomes of a message that was taken is the caller's business.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dialogue import Answers, Offer, greet, hold
@@ -54,7 +55,7 @@ class Letterbox:
             check: Number for its token, which comes back as Mailbox.SELF.
         """
         host, port = split_endpoint(self._config.sink.check_peer or self._config.sink.listen[0])
-        address = parse_address(_reachable(host))
+        address = _reachable(parse_address(host))
         token = issue(self._keys[0], Token(Mailbox.SELF, CONTROL, check))
         name, domain = self._config.ehlo_name, self._config.sink.domains[0]
         envelope = Envelope(b"<>", f"<{token}@{domain}>".encode())
@@ -72,6 +73,8 @@ class Letterbox:
         return "" if taken else (replies[-1] if replies else str(answers.broken))
 
 
-def _reachable(host: str) -> str:
+def _reachable(address: Address) -> Address:
     """The way to a listener on every address is the loopback."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - no bind
+    if not address.is_unspecified:
+        return address
+    return ip_address("127.0.0.1" if address.version == 4 else "::1")

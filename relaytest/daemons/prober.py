@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-import enum
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 
 from relaytest.core import plan
@@ -20,6 +20,7 @@ from relaytest.core.dialogue import (
     part,
     secure,
 )
+from relaytest.core.manner import PLAIN, Channel, Manner, after
 from relaytest.core.names import Names, names_of
 from relaytest.core.offers import Asker, control, distinct, ehlo_name, offer
 from relaytest.core.plan import Purpose, Round, Sizes
@@ -43,14 +44,6 @@ _TURNED_AWAY = {"rejected", Break.REFUSED.value, Break.UNREACHABLE.value, Break.
 Offers = Callable[[Hello], Awaitable[Sequence[Offer]]]
 
 
-class Channel(enum.Enum):
-    """How commands go to the target."""
-
-    CLEAR = "clear"
-    STARTTLS = "starttls"
-    TLS = "tls"  # from the first octet on (RFC 8314)
-
-
 @dataclass(frozen=True, slots=True)
 class Way:
     """How one session is held.
@@ -60,7 +53,7 @@ class Way:
         pipelining: Use it where it is announced.
     """
 
-    channel: Channel
+    manner: Manner
     name: str
     pipelining: bool
 
@@ -84,7 +77,7 @@ class Visit:
         names: What the target calls itself; None until it has greeted us.
         fault: A session could not even be tried, through our own fault.
         one_by_one_from: Place of the first record since sessions follow each other.
-        channel: Of the scout and of what is asked for every form.
+        manner: Of the scout and of what is asked for every form.
     """
 
     target: Target
@@ -93,17 +86,27 @@ class Visit:
     names: Names | None = None
     fault: NoSocketError | None = None
     one_by_one_from: int | None = None
-    channel: Channel = Channel.CLEAR
+    manner: Manner = PLAIN
 
     @property
     def starttls(self) -> bool:
         """The target offers to go on in TLS."""
         return any(record.starttls for record in self.records)
 
-    @property
-    def strained(self) -> bool:
-        """The target turned a session away or cut it short."""
-        return any(record.strained for record in self.records)
+    def findings(self, longest: timedelta) -> plan.Findings:
+        """Return what the sessions so far showed, for the plan of the next ones.
+
+        Args:
+            longest: That a session may be.
+        """
+        ended = {record.ended for record in self.records}
+        pace = max((record.pace for record in self.records), default=0.0)
+        return plan.Findings(
+            strained=any(record.strained for record in self.records),
+            pipelining=Break.TIMEOUT.value not in ended,
+            settling=self.manner.settling,
+            forms=int(longest.total_seconds() / 2 / pace) if pace else plan.NOTHING.forms,
+        )
 
     @property
     def shut_out(self) -> bool:
@@ -122,7 +125,7 @@ class Visit:
 
     def answered(self) -> set[int]:
         """Return the numbers of the forms that have an answer, on the main channel."""
-        return {one.form for one in self.outcomes(tls=self.channel is not Channel.CLEAR)}
+        return {one.form for one in self.outcomes(tls=self.manner.channel is not Channel.CLEAR)}
 
     def unanswered(self) -> list[Form]:
         """Return the forms that have no answer yet."""
@@ -159,6 +162,9 @@ class Prober:
         self._timeouts = Timeouts(
             timing.connect, timing.greeting, timing.command, timing.end_of_data, timing.session
         )
+        self._unhurried = replace(self._timeouts, settle=timing.settle)
+        self._pause = timing.pause.total_seconds()
+        self._session = timing.session
         self._sizes = Sizes(
             politeness.forms_per_session,
             politeness.odd_forms_per_session,
@@ -194,31 +200,35 @@ class Prober:
         return visit
 
     async def _carry_out(self, visit: Visit, *, messages: bool) -> None:
-        await self._find_channel(visit)
+        await self._find_manner(visit)
         if visit.names is None:
             return
-        clear = visit.channel is Channel.CLEAR
-        await self._in_rounds(visit, plan.following, visit.unanswered, visit.channel)
-        if clear and visit.starttls and self._starttls == "also":
+        main = visit.manner.channel
+        also = main is Channel.CLEAR and visit.starttls and self._starttls == "also"
+        await self._in_rounds(visit, plan.following, visit.unanswered, main)
+        if any(record.ended == Break.DESYNC.value for record in visit.records):
+            visit.manner = replace(visit.manner, settling=True)
+            await self._in_rounds(visit, plan.following, visit.unanswered, main)
+        if also:
             await self._also_inside_tls(visit)
         if not messages:
             return
-        for channel in (visit.channel, Channel.STARTTLS) if clear else (visit.channel,):
+        for channel in (main, Channel.STARTTLS) if also else (main,):
             willing = partial(visit.willing, tls=channel is not Channel.CLEAR)
             await self._in_rounds(visit, plan.confirming, willing, channel)
 
-    async def _find_channel(self, visit: Visit) -> None:
-        """Send scouts: in clear, then inside TLS where clear text is refused for it."""
+    async def _find_manner(self, visit: Visit) -> None:
+        """Send scouts until one gets through, or no other manner is left to try."""
         if visit.target.port in self._tls_ports:
-            visit.channel = Channel.TLS
-        await self._scout(visit)
-        broken = visit.records[-1].broken
-        if visit.channel is Channel.TLS and broken and broken.kind is Break.TLS:
-            visit.channel = Channel.CLEAR
+            visit.manner = Manner(Channel.TLS)
+        tried: set[Manner] = set()
+        while visit.manner not in tried:
+            tried.add(visit.manner)
+            if visit.manner.again:
+                await asyncio.sleep(self._pause)
             await self._scout(visit)
-        if self._starttls != "never" and visit.records[-1].set_tls_demands_aside():
-            visit.channel = Channel.STARTTLS
-            await self._scout(visit)
+            scout = visit.records[-1]
+            visit.manner = after(visit.manner, scout, starttls=self._starttls != "never")
 
     async def _in_rounds(
         self,
@@ -230,7 +240,7 @@ class Prober:
         """Hold round after round until nothing is left, or there is no use in more."""
         number = 1
         while not visit.shut_out and (
-            sessions := following(number, left(), self._sizes, strained=visit.strained)
+            sessions := following(number, left(), self._sizes, visit.findings(self._session))
         ):
             await self._hold(visit, sessions, channel)
             number += 1
@@ -238,7 +248,7 @@ class Prober:
     async def _also_inside_tls(self, visit: Visit) -> None:
         """Ask some forms once inside TLS: some servers trust whoever encrypts."""
         some = [form for form in visit.forms if form.tier <= _TLS_ALSO]
-        sessions = plan.following(1, some, self._sizes, strained=visit.strained)
+        sessions = plan.following(1, some, self._sizes, visit.findings(self._session))
         if sessions is not None and not visit.shut_out and not visit.willing(tls=False):
             await self._hold(visit, sessions, Channel.STARTTLS)
 
@@ -250,11 +260,12 @@ class Prober:
             visit.forms = distinct(
                 visit.forms, visit.names, asker=self._asker, keywords=hello.keywords
             )
-            first = next(iter(plan.scout(visit.forms, self._sizes).groups), ())
+            sizes = Sizes(2, 1, 1) if visit.manner.settling else self._sizes
+            first = next(iter(plan.scout(visit.forms, sizes).groups), ())
             postmaster = control(trial=visit.target.trial, asker=self._asker)
             return [postmaster, *self._offers(visit, first, message=False)]
 
-        way = Way(visit.channel, self._asker.ehlo_name, pipelining=True)
+        way = Way(visit.manner, self._asker.ehlo_name, not visit.manner.settling)
         await self._talk(visit, Purpose.SCOUT, offers, way)
 
     async def _names(self, visit: Visit, hello: Hello) -> Names:
@@ -279,7 +290,8 @@ class Prober:
 
             async with gate:
                 if not visit.shut_out:
-                    way = Way(channel, self._name(visit, forms[0].helo), sessions.pipelining)
+                    manner = replace(visit.manner, channel=channel)
+                    way = Way(manner, self._name(visit, forms[0].helo), sessions.pipelining)
                     await self._talk(visit, sessions.purpose, offers, way)
 
         if sessions.at_once == 1 and visit.one_by_one_from is None:
@@ -314,7 +326,7 @@ class Prober:
             connection = await connect(
                 visit.target.address,
                 visit.target.port,
-                self._timeouts,
+                self._unhurried if way.manner.settling else self._timeouts,
                 source_address=self._source(visit.target.address),
                 local_hostname=self._asker.ehlo_name,
             )
@@ -337,8 +349,11 @@ class Prober:
         way: Way,
     ) -> None:
         name = way.name.encode("ascii")
-        hello = await connection.drive(greet(name, secure=way.channel is Channel.TLS))
-        if way.channel is Channel.STARTTLS and hello.welcome:
+        channel = way.manner.channel
+        hello = await connection.drive(
+            greet(name, secure=channel is Channel.TLS, old=way.manner.old)
+        )
+        if channel is Channel.STARTTLS and hello.welcome:
             hello = await connection.drive(secure(name, hello))
         record.hello, record.encryption = hello, connection.encryption
         if not hello.welcome:

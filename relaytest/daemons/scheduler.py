@@ -11,8 +11,9 @@ import structlog
 
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
+from relaytest.core.judge import judge
 from relaytest.core.listing import Event, State, event_for, step, unlistable
-from relaytest.core.verdict import Finding, Patience, Verdict, judge
+from relaytest.core.verdict import Finding, Patience, Verdict
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever

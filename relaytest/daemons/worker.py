@@ -19,15 +19,10 @@ from relaytest import __version__
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.evidence import Evidence, forms_to_ask, in_order
+from relaytest.core.judge import judge
 from relaytest.core.probe import CONTROL
 from relaytest.core.target import refusal
-from relaytest.core.verdict import (
-    Patience,
-    Verdict,
-    judge,
-    out_of_scope,
-    worth_another_visit,
-)
+from relaytest.core.verdict import Patience, Verdict, out_of_scope, worth_another_visit
 from relaytest.core.visit import asked_in
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow

@@ -18,6 +18,7 @@ Answerer = Callable[[dns.message.Message], Awaitable[dns.message.Message]]
 
 _LONGEST_UDP = 1232  # octets that are not fragmented on the way (DNS flag day 2020)
 _AT_ONCE = 200  # questions and TCP clients in work; more are dropped, and clients ask again
+_TRIES = 8  # to find a port that is free for both
 _IDLE = 10.0  # seconds that a TCP client may be silent (RFC 7766 section 6.2.3)
 
 
@@ -34,19 +35,33 @@ async def serve_dns(host: str, port: int, answer: Answerer) -> AsyncIterator[tup
         OSError: The address is taken or not ours.
     """
     server = _Server(answer)
-    datagrams, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: _Datagrams(server), local_addr=(host, port)
-    )
-    bound = datagrams.get_extra_info("sockname")[:2]
+    datagrams, streams = await _bind(server, host, port)
     try:
-        streams = await asyncio.start_server(server.converse, *bound)
-        try:
-            yield bound
-        finally:
-            streams.close()
+        yield datagrams.get_extra_info("sockname")[:2]
     finally:
+        streams.close()
         datagrams.close()
         await server.end()
+
+
+async def _bind(
+    server: "_Server", host: str, port: int
+) -> tuple[asyncio.DatagramTransport, asyncio.Server]:
+    """Take the same port for UDP and TCP; one that the system chose for UDP may be taken there."""
+    tries = _TRIES if port == 0 else 1
+    while True:
+        tries -= 1
+        datagrams, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: _Datagrams(server), local_addr=(host, port)
+        )
+        bound = datagrams.get_extra_info("sockname")[:2]
+        try:
+            return datagrams, await asyncio.start_server(server.converse, *bound)
+        except BaseException as error:
+            datagrams.close()
+            await asyncio.sleep(0)  # asyncio closes sockets one turn of the loop later
+            if not tries or not isinstance(error, OSError):
+                raise
 
 
 class _Server:

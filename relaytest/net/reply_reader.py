@@ -15,7 +15,8 @@ MAX_REPLY = 64 * 1024  # octets
 # Codes 200 to 599. No bare CR inside a line: if the server meant it as a line end, all replies
 # after it would shift. CRs before the LF hide nothing; Windows' text mode makes CR CR LF.
 _LINE = re.compile(rb"([2-5][0-9][0-9])(?:([ -])([^\r\0]*))?\r*")
-_BEGINNING = re.compile(rb"[2-5](?:[0-9](?:[0-9][ \-\r]?)?)?")  # up to four octets of a line
+# Up to four octets of a line, which may be blank.
+_BEGINNING = re.compile(rb"(?:[2-5](?:[0-9](?:[0-9][ \-\r]?)?)?|\r*)")
 
 
 class ReplyReader:
@@ -25,7 +26,7 @@ class ReplyReader:
         fault: Why what came is no SMTP reply; None as long as it is. Do not feed it further.
     """
 
-    __slots__ = ("_codes", "_lines", "_rest", "_size", "fault")
+    __slots__ = ("_blank", "_codes", "_lines", "_rest", "_size", "fault")
 
     def __init__(self) -> None:
         self.fault: str | None = None
@@ -33,6 +34,7 @@ class ReplyReader:
         self._lines: list[str] = []  # of a reply whose last line has not come
         self._codes: set[bytes] = set()
         self._size = 0
+        self._blank = 0  # lines without anything, which are no replies and do no harm
 
     @property
     def in_mid_reply(self) -> bool:
@@ -60,7 +62,9 @@ class ReplyReader:
         """Add a line of a longer reply; return the reply if it was the last."""
         match = _LINE.fullmatch(line)
         if match is None or len(line) >= MAX_LINE:
-            self.fault = _fault(line)
+            if line.strip(b"\r") or self._blank == MAX_LINES:
+                self.fault = _fault(line)
+            self._blank += 1
             return None
         code, separator, text = match.groups(b"")
         self._lines.append(_decoded(text))
@@ -77,7 +81,7 @@ class ReplyReader:
     def _look_at_rest(self) -> None:
         """Tell garbage by its first octets, so that nobody waits for its line to end."""
         rest = self._rest
-        if rest and (len(rest) >= MAX_LINE or not _BEGINNING.fullmatch(rest[:4])):
+        if len(rest) >= MAX_LINE or not _BEGINNING.fullmatch(rest[:4]):
             self.fault = _fault(rest)
             rest.clear()
 

@@ -82,6 +82,8 @@ class Timeouts:
         command: For the next whole reply; in a pipelined group, anew from each reply.
         end_of_data: For the reply to the final dot; RFC 5321 section 4.5.3.2.6: 10 minutes.
         session: For everything, from the first SYN on.
+        settle: How long after a reply more replies still belong to its command; zero: a reply
+            too many breaks the connection. One command at a time only.
     """
 
     connect: timedelta
@@ -89,6 +91,7 @@ class Timeouts:
     command: timedelta
     end_of_data: timedelta
     session: timedelta
+    settle: timedelta = timedelta(0)
 
 
 class Connection:
@@ -179,7 +182,7 @@ async def connect(
         NoSocketError: Our own machine could not even try.
     """
     loop = asyncio.get_running_loop()
-    wire = Wire(loop, timeouts.session)
+    wire = Wire(loop, timeouts.session, timeouts.settle)
     source = None if source_address is None else (str(source_address), 0)
     # start_tls=None, the default, would upgrade to TLS of its own accord
     client = _Client(local_hostname=local_hostname, start_tls=False)

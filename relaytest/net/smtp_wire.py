@@ -21,6 +21,8 @@ from relaytest.core.transcript import Exchange, Transcript
 from relaytest.net.reply_reader import ReplyReader
 
 TICK = 0.001  # seconds; uvloop's clock counts in these
+_LAST_WORD = 5.0  # seconds to wait for the reply to QUIT
+_MOST_SURPLUS = 64  # replies to one command
 PARTING = timedelta(seconds=1)  # to wait for the server to close after its reply to QUIT
 
 
@@ -37,6 +39,7 @@ class _Group:
     lacks: int
     done: asyncio.Future[None]
     replies: list[Reply] = field(default_factory=list)
+    surplus: list[Reply] | None = None  # what came beyond; None: nothing may
 
     def add(self, replies: list[Reply]) -> None:
         self.replies += replies
@@ -58,19 +61,25 @@ class Wire(SMTPProtocol):
         gone: The socket is closed.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, session: timedelta) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        session: timedelta,
+        settle: timedelta = timedelta(0),
+    ) -> None:
         super().__init__(loop=loop)
         self.transcript = Transcript()
         self.source: IPv4Address | IPv6Address | None = None
         self.broken: Broken | None = None
         self.encryption: Encryption | None = None
-        self.greeting = self._group = _Group(1, loop.create_future())
+        self._settle = settle.total_seconds()
+        self.greeting = self._group = self._expect(1)
         self.gone = asyncio.Event()
         self._reader = ReplyReader()
         self._leaving = False
-        self._begun = loop.time()
+        self._begun = self._last = loop.time()  # octets came
         self._deadline = self._begun + session.total_seconds()
-        self._limit = 0.0  # seconds for the next reply
+        self._limit = math.inf  # seconds for the next reply
         self._due = math.inf  # when they are over
         self._alarm: asyncio.TimerHandle | None = None  # one for the connection's whole life
 
@@ -84,7 +93,7 @@ class Wire(SMTPProtocol):
             return Got((), self.broken)
         if self._group.lacks:
             raise RuntimeError("one dialogue at a time, and the greeting first")
-        self._group = _Group(count, self._loop.create_future())
+        self._group = self._expect(count)
         if octets:
             self._note(octets, sent=True)
             self.write(octets)
@@ -98,18 +107,33 @@ class Wire(SMTPProtocol):
         """
         if not group.done.done():
             self._limit = limit.total_seconds()
-            self._due = self._loop.time() + self._limit
-            if self._alarm is None or self._alarm.when() > self._due:
-                self._watch()
+            self._wait_from(self._loop.time())
             try:
                 await group.done
             except asyncio.CancelledError:
                 self.break_off(Break.CLOSED, "we gave up waiting")
                 raise
+        if group.surplus is not None and (contradiction := await self._wait_for_more(group)):
+            return Got((), contradiction)
         broken = self.broken
         if broken is not None and not group.lacks:
             broken = broken if broken.kind in {Break.DESYNC, Break.GARBAGE} else None
         return Got(tuple(group.replies), broken)
+
+    async def _wait_for_more(self, group: _Group) -> Broken | None:
+        """Take what comes soon after a reply for the same command's, unless it says otherwise."""
+        left = self._settle
+        while left > 0 and self.broken is None:
+            await asyncio.sleep(left)
+            left = self._last + self._settle - self._loop.time()
+        surplus, group.surplus = group.surplus or [], None
+        replies = group.replies + surplus
+        if len({reply.code // 100 for reply in replies}) < 2:
+            return None
+        told = " / ".join(str(reply) for reply in replies[:4])
+        contradiction = Broken(Break.DESYNC, f"replies that contradict each other: {told}")
+        self.break_off(contradiction.kind, contradiction.text)
+        return contradiction
 
     async def secure(self, limit: timedelta) -> Got:
         """Begin TLS. What came in clear and was not asked for is never taken for TLS's own."""
@@ -143,13 +167,19 @@ class Wire(SMTPProtocol):
     async def farewell(self, octets: bytes, before: int, limit: timedelta) -> Got:
         """Send `before` commands and QUIT; see that nothing follows, not even part of a line.
 
-        A server may close instead of answering QUIT, or leave the closing to us: no break either.
+        A server may close or be silent instead of answering QUIT, or leave the closing to us: no
+        break either. But if the last that came is a 221, another reply is missing before it.
         """
         self._leaving = True
         got = await self.exchange(octets, before + 1, limit)
         if got.broken is not None:
-            closed = got.broken.kind is Break.CLOSED and len(got.replies) == before
-            return Got(got.replies, None) if closed else got
+            if len(got.replies) < before or got.broken.kind not in {Break.CLOSED, Break.TIMEOUT}:
+                return got
+            if before and got.replies[-1].code == 221:
+                return Got(got.replies, Broken(Break.DESYNC, "a reply before the last is missing"))
+            return Got(got.replies)
+        if self._settle:
+            return got
         more = await self.exchange(b"", 1, min(limit, PARTING))
         quiet = more.broken is not None and more.broken.kind in {Break.CLOSED, Break.TIMEOUT}
         if quiet and not self._reader.in_mid_reply:
@@ -177,13 +207,15 @@ class Wire(SMTPProtocol):
         if self.broken is not None:
             return
         self._note(data, sent=False)
+        self._last = self._loop.time()
         replies = self._reader.feed(data)
         group, lacks = self._group, self._group.lacks
         if replies and lacks:
             group.add(replies[:lacks])
-            self._due = self._loop.time() + self._limit
+            if group.lacks:
+                self._wait_from(self._last)
         if len(replies) > lacks:
-            self._refuse(replies[lacks])
+            self._take_surplus(replies[lacks:])
         elif self._reader.fault:
             self.break_off(Break.GARBAGE, self._reader.fault)
 
@@ -199,6 +231,16 @@ class Wire(SMTPProtocol):
         self.break_off(Break.CLOSED, "the server reset the connection")
         self.gone.set()
 
+    def _expect(self, count: int) -> _Group:
+        return _Group(count, self._loop.create_future(), surplus=[] if self._settle else None)
+
+    def _take_surplus(self, replies: list[Reply]) -> None:
+        more = self._group.surplus
+        if more is None or replies[0].code == 421 or len(more) + len(replies) > _MOST_SURPLUS:
+            self._refuse(replies[0])
+        else:
+            more += replies
+
     def _refuse(self, surplus: Reply) -> None:
         """Break. A server that shuts down may say 421 unasked (RFC 5321 section 3.8)."""
         if surplus.code == 421 and not self._leaving:
@@ -208,6 +250,14 @@ class Wire(SMTPProtocol):
 
     def _note(self, octets: bytes, *, sent: bool) -> None:
         self.transcript.add(Exchange(self._loop.time() - self._begun, sent, octets))
+
+    def _wait_from(self, moment: float) -> None:
+        """Wait for the next reply; nothing depends on the one to QUIT, so not long for that."""
+        if self._leaving and self._group.lacks == 1:
+            self._limit = min(self._limit, _LAST_WORD)
+        self._due = moment + self._limit
+        if self._alarm is None or self._alarm.when() > self._due:
+            self._watch()
 
     def _watch(self) -> None:
         """Break off if a reply is overdue; else set the alarm for when the next one will be.

@@ -318,11 +318,20 @@ def test_one_at_a_time_each_command_waits_for_its_reply():
     assert ends(answers) == [(1, Step.RCPT, 550), (2, Step.MAIL, 550), (3, Step.RCPT, 250)]
 
 
-@pytest.mark.parametrize("whole", [0, 1, 2])
+@pytest.mark.parametrize("whole", [0, 1])
 def test_one_at_a_time_a_break_ends_it(whole):
     script = [*[got(OK)] * whole, got(broken=CLOSED)]
     _, answers = play(ask([offer(1), offer(2)], pipelining=False), *script)
     assert answers == Answers([], CLOSED)
+
+
+@pytest.mark.parametrize(
+    ("broken", "kept"), [(CLOSED, [(1, Step.RCPT, 550)]), (TIMEOUT, []), (DESYNC, [])]
+)
+def test_one_at_a_time_a_close_instead_of_the_reply_to_rset_takes_nothing_back(broken, kept):
+    script = [got(OK), got(NO), got(broken=broken)]
+    _, answers = play(ask([offer(1), offer(2)], pipelining=False), *script)
+    assert (ends(answers), answers.broken) == (kept, broken)
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2])

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relaytest.core.plan import Purpose, Round, Sizes, confirming, following, scout, split
+from relaytest.core.plan import (
+    NOTHING,
+    Findings,
+    Purpose,
+    Round,
+    Sizes,
+    confirming,
+    following,
+    scout,
+    split,
+)
 from relaytest.core.probe import Form, Path, parse_battery
 
 BATTERY = parse_battery((files("relaytest.core") / "battery.toml").read_text(encoding="utf-8"))
@@ -119,7 +129,7 @@ def test_the_scout_keeps_to_the_limit_of_odd_forms(forms, sizes):
     ids=["first", "second", "third"],
 )
 def test_each_round_is_gentler_than_the_one_before(number, purpose, largest, at_once, pipelining):
-    plan = following(number, QUICK, SIZES, strained=False)
+    plan = following(number, QUICK, SIZES, NOTHING)
     assert plan is not None
     assert plan == Round(purpose, plan.groups, at_once, pipelining)
     assert max(len(group) for group in plan.groups) == largest
@@ -127,36 +137,36 @@ def test_each_round_is_gentler_than_the_one_before(number, purpose, largest, at_
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_each_round_asks_every_form_once(number):
-    plan = following(number, QUICK, SIZES, strained=False)
+    plan = following(number, QUICK, SIZES, NOTHING)
     assert plan is not None
     assert numbers_of(plan.groups) == Counter(form.number for form in QUICK)
 
 
 def test_the_second_round_has_one_odd_form_in_a_session():
-    plan = following(2, QUICK, SIZES, strained=False)
+    plan = following(2, QUICK, SIZES, NOTHING)
     assert plan is not None
     assert max(sum(form.odd for form in group) for group in plan.groups) == 1
 
 
 def test_the_second_round_asks_something_where_a_session_holds_only_one():
-    plan = following(2, QUICK, Sizes(1, 1, 1), strained=False)
+    plan = following(2, QUICK, Sizes(1, 1, 1), NOTHING)
     assert plan is not None
     assert {len(group) for group in plan.groups} == {1}
 
 
 @pytest.mark.parametrize("number", [4, 5, 100])
 def test_after_three_rounds_hope_is_gone(number):
-    assert following(number, QUICK, SIZES, strained=False) is None
+    assert following(number, QUICK, SIZES, NOTHING) is None
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_no_round_follows_when_all_is_answered(number):
-    assert following(number, (), SIZES, strained=False) is None
+    assert following(number, (), SIZES, NOTHING) is None
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_strained_target_gets_one_session_at_a_time(number):
-    plan = following(number, QUICK, SIZES, strained=True)
+    plan = following(number, QUICK, SIZES, Findings(strained=True))
     assert plan is not None
     assert plan.at_once == 1
 
@@ -165,28 +175,59 @@ def test_a_strained_target_gets_one_session_at_a_time(number):
 @rounds
 def test_the_rounds_end_though_nothing_is_ever_answered(forms, sizes, strained):
     number = 1
-    while following(number, forms, sizes, strained=strained) is not None:
+    while following(number, forms, sizes, Findings(strained=strained)) is not None:
         number += 1
     assert number == (4 if forms else 1)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_nothing_is_confirmed_where_nothing_was_accepted(number):
-    assert confirming(number, (), SIZES, strained=False) is None
+    assert confirming(number, (), SIZES, NOTHING) is None
 
 
 @pytest.mark.parametrize(("strained", "at_once"), [(False, 4), (True, 1)])
 def test_messages_go_out_in_sessions_of_the_same_sizes(strained, at_once):
-    plan = confirming(1, QUICK, SIZES, strained=strained)
+    plan = confirming(1, QUICK, SIZES, Findings(strained=strained))
     assert plan == Round(Purpose.CONFIRM, split(QUICK, SIZES), at_once, pipelining=True)
 
 
 def test_a_message_that_did_not_go_out_gets_a_session_of_its_own():
-    plan = confirming(2, QUICK, SIZES, strained=False)
+    plan = confirming(2, QUICK, SIZES, NOTHING)
     alone = tuple((form,) for form in QUICK)
     assert plan == Round(Purpose.CONFIRM, alone, 1, pipelining=False)
 
 
 @pytest.mark.parametrize("number", [3, 4, 100])
 def test_after_two_rounds_a_message_goes_out_no_more(number):
-    assert confirming(number, QUICK, SIZES, strained=False) is None
+    assert confirming(number, QUICK, SIZES, NOTHING) is None
+
+
+# ---- what was found sets the next sessions
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("following", [following, confirming])
+def test_where_replies_need_time_each_form_has_one_session_of_its_own(number, following):
+    plan = following(number, QUICK, SIZES, Findings(settling=True))
+    if number > 1:
+        assert plan is None
+        return
+    assert plan is not None
+    assert [len(group) for group in plan.groups] == [1] * len(QUICK)
+    assert (plan.at_once, plan.pipelining) == (4, False)
+
+
+@pytest.mark.parametrize("following", [following, confirming])
+def test_commands_are_not_sent_together_where_that_lost_some(following):
+    plan = following(1, QUICK, SIZES, Findings(pipelining=False))
+    assert plan is not None
+    assert not plan.pipelining
+
+
+@pytest.mark.parametrize(("forms", "largest"), [(100, 8), (8, 8), (3, 3), (1, 1), (0, 1)])
+@pytest.mark.parametrize("following", [following, confirming])
+def test_a_slow_target_gets_smaller_sessions(following, forms, largest):
+    plan = following(1, QUICK, SIZES, Findings(forms=forms))
+    assert plan is not None
+    assert max(len(group) for group in plan.groups) == largest
+    assert numbers_of(plan.groups) == Counter(form.number for form in QUICK)

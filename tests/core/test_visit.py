@@ -43,8 +43,23 @@ def test_a_session_tells_how_it_ended(session, ended):
 
 
 @pytest.mark.parametrize(("session", "ended"), SESSIONS.values(), ids=SESSIONS)
-def test_only_a_complete_session_shows_no_strain(session, ended):
-    assert session.strained is (ended != "complete")
+def test_only_a_session_that_was_cut_short_shows_strain(session, ended):
+    assert session.strained is (ended not in {"complete", "desync"})
+
+
+def test_a_session_that_was_only_slow_shows_no_strain():
+    slow = record(hello=HELLO, broken=Broken(Break.TIMEOUT, "the session took too long"))
+    assert slow.strained
+    slow.answers.outcomes.append(Outcome(1, Step.RCPT, EHLO))
+    assert not slow.strained
+
+
+def test_the_pace_is_seconds_for_each_form():
+    session = record(hello=HELLO)
+    assert session.pace == 0.0
+    session.seconds = 6.0
+    session.answers.outcomes += [Outcome(number, Step.RCPT, EHLO) for number in (1, 2, 3)]
+    assert session.pace == 2.0
 
 
 def test_the_judge_learns_both_first_replies():

@@ -56,6 +56,9 @@ class Talk:
 
 
 Recipient = Callable[[bytes, bytes], bytes]
+# From the number of the connection, the command (b"" for none yet) and what the answer would be,
+# with its line end, to what is sent instead; None: hang up.
+Spoil = Callable[[int, bytes, bytes], bytes | None]
 Post = Callable[["Target", Mail], Awaitable[None]]
 
 
@@ -143,6 +146,8 @@ class Target:
         tls_first: bool = False,
         hello: Callable[[bytes], bytes | None] = lambda _: None,
         trusts: bytes = b"",
+        spoil: Spoil = lambda _number, _line, octets: octets,
+        delay: float = 0.0,
         **says: bytes,
     ) -> None:
         """Describe it.
@@ -162,6 +167,8 @@ class Target:
             tls_first: TLS comes before the greeting.
             hello: Reply to EHLO and HELO, from the client's name; None: the usual one.
             trusts: Takes mail for anybody from a client of that name.
+            spoil: See there.
+            delay: Seconds before each reply.
             says: Reply to a verb instead of the usual one.
         """
         self.host = fresh_address()
@@ -173,6 +180,7 @@ class Target:
         self._messages = messages
         self._name_check, self._trusts = hello, trusts
         self._starttls, self._demands_tls, self._tls_first = starttls, demands_tls, tls_first
+        self._spoil, self._delay = spoil, delay
         self._says = {verb.encode(): reply for verb, reply in says.items()}
         self._hello = b"250-%b\r\n250 %b" % (
             NAME.encode(),
@@ -204,31 +212,45 @@ class Target:
             if self.now > self._at_once:
                 await peer.say(b"421 4.7.0 Too many connections\r\n")
             else:
+                await self._begin(peer, talk)
                 await self._converse(peer, talk)
         finally:
             self.now -= 1
 
-    async def _converse(self, peer: Peer, talk: Talk) -> None:
+    async def _begin(self, peer: Peer, talk: Talk) -> None:
         if self._gate is not None:
             await self._gate.go_through()
         if self._tls_first:
             await peer.encrypt()
             talk.tls = True
-        await peer.say(self._greeting + b"\r\n")
+
+    async def _converse(self, peer: Peer, talk: Talk) -> None:
+        number = len(self.talks)
+        if not await self._say(peer, self._spoil(number, b"", self._greeting + b"\r\n")):
+            return
         while line := (await peer.hear()).rstrip(b"\r\n"):
             talk.lines.append(line)
             reply = self._reply(talk, line)
             talk.refused += reply[:1] in b"45"
             if talk.refused > self._errors:
                 reply = b"421 4.7.0 Too many errors"
-            await peer.say(reply + b"\r\n")
+            if not await self._say(peer, self._spoil(number, line, reply + b"\r\n")):
+                return
             if line.upper() == b"STARTTLS" and reply.startswith(b"220"):
                 await peer.encrypt()
                 talk.tls = True
             if reply.startswith(b"354"):
                 await self._take(peer, talk)
-            if reply.startswith((b"221", b"421")):
+            if reply.startswith(b"221"):
                 return
+
+    async def _say(self, peer: Peer, octets: bytes | None) -> bool:
+        """Return whether the session goes on."""
+        if octets is None:
+            return False
+        await asyncio.sleep(self._delay)
+        await peer.say(octets)
+        return not octets.startswith(b"421")
 
     def _reply(self, talk: Talk, line: bytes) -> bytes:
         verb, path = line[:4].upper(), line.partition(b":")[2]

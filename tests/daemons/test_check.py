@@ -87,6 +87,55 @@ async def test_without_a_sink_no_message_is_sent_and_nobody_listens(tmp_path):
     assert all(b"DATA" not in talk.lines for talk in target.talks)
 
 
+def first_connections(number: int, octets: bytes | None):
+    """Greet the first clients otherwise."""
+
+    def spoil(connection: int, line: bytes, usual: bytes) -> bytes | None:
+        return octets if connection <= number and not line else usual
+
+    return spoil
+
+
+@pytest.mark.parametrize("octets", [None, b"421 4.7.0 Busy\r\n"], ids=["drops", "busy"])
+async def test_who_turns_us_away_is_visited_again_within_the_wait(tmp_path, octets):
+    config = lab(tmp_path, wait="1s", timing={"pause": "10ms"})
+    case, _ = await checked(config, Target(spoil=first_connections(3, octets)))
+    assert (case.verdict.finding, len(case.visits), case.again_at) == (Finding.CLOSED, 2, None)
+
+
+async def test_what_is_greylisted_is_asked_again_with_the_same_envelopes(tmp_path):
+    met = set()
+
+    def greylists(reverse: bytes, forward: bytes) -> bytes:
+        new = (reverse, forward) not in met
+        met.add((reverse, forward))
+        return b"450 4.2.0 Greylisted, come back later" if new else TAKEN
+
+    config = lab(tmp_path, wait="2s")
+    case, _ = await checked(config, Target(greylists, relays(sink_of(config))))
+    assert (case.verdict.finding, len(case.visits)) == (Finding.OPEN, 2)
+    assert case.answered() == 20
+
+
+async def test_there_is_an_end_to_asking_again(tmp_path):
+    config = lab(tmp_path, wait="400ms")
+    case, _ = await checked(config, Target(lambda *_: b"450 4.2.0 Greylisted"))
+    assert (case.verdict.reason, len(case.visits)) == (Reason.DEFERRED, 3)
+
+
+async def test_where_nobody_listens_nobody_knocks_again(tmp_path):
+    host = fresh_address()
+    async with checking(lab(tmp_path), (host, fresh_port(host))) as check:
+        await check.run(Stop())
+    (case,) = check.cases
+    assert (case.verdict.reason, len(case.visits)) == (Reason.UNREACHABLE, 1)
+
+
+async def test_without_a_sink_what_was_accepted_is_not_asked_again(tmp_path):
+    case, _ = await checked(lab(tmp_path), Target(anybody), messages=False)
+    assert len(case.visits) == 1
+
+
 async def test_silence_counts_while_the_sink_works(tmp_path):
     case, check = await checked(lab(tmp_path, wait="200ms"), Target(anybody))
     assert (case.verdict.reason, check.trouble) == (Reason.NOT_RETURNED, "")

@@ -23,7 +23,7 @@ from relaytest.daemons.prober import Target as Where
 from relaytest.net.dns import Resolver
 from relaytest.net.dns_server import serve_dns
 from relaytest.net.smtp_client import NoSocketError
-from tests.daemons.peers import POSTMASTER, RELAYING_DENIED, TAKEN, Target, anybody
+from tests.daemons.peers import POSTMASTER, RELAYING_DENIED, TAKEN, Target, anybody, closed
 from tests.lab import SINK_DOMAIN, lab_config, until
 from tests.mta.process import fresh_address, fresh_port
 from tests.net import hostile
@@ -131,6 +131,93 @@ async def test_a_target_that_hangs_up_at_once_is_not_looked_up(tmp_path):
     found = await visit(tmp_path, Target(greeting=b"554 No"), pointers)
     assert (pointers.asked, found.names) == ([], None)
     assert len(found.unanswered()) == len(FORMS)
+
+
+# --- servers that break the rules
+
+
+def instead(at: bytes, octets: bytes | None, *, first: int = 1000):
+    """Say something else at a command, in the first connections."""
+
+    def spoil(number: int, line: bytes, usual: bytes) -> bytes | None:
+        return octets if number <= first and line[:4] == at else usual
+
+    return spoil
+
+
+def every_reply(change):
+    return lambda _number, _line, usual: change(usual)
+
+
+SPOILS = {
+    "hangs up at EHLO": (instead(b"EHLO", None), 1),
+    "resets nothing: hangs up at RSET": (instead(b"RSET", None), None),
+    "421 to EHLO": (instead(b"EHLO", b"421 4.3.2 Not now\r\n"), 1),
+    "mute at EHLO": (instead(b"EHLO", b""), 1),
+    "drops who comes first": (instead(b"", None, first=1), 1),
+    "421 to who comes first": (instead(b"", b"421 4.7.0 Busy\r\n", first=1), 1),
+    "greets twice": (instead(b"", b"220 filter.example\r\n220 mail.lab.example\r\n"), 1),
+    "says all twice": (every_reply(lambda usual: usual * 2), 1),
+    "answers MAIL twice": (instead(b"MAIL", b"250 Ok\r\n250 Ok\r\n"), 1),
+    "blank lines": (every_reply(lambda usual: b"\r\n" + usual), 0),
+    "mute at QUIT": (instead(b"QUIT", b""), 0),
+}
+HASTY = {"command": "500ms", "pause": "20ms", "settle": "60ms"}
+
+
+@pytest.mark.parametrize("spoil", [one for one, _ in SPOILS.values()], ids=list(SPOILS))
+@pytest.mark.parametrize("open_relay", [True, False], ids=["open", "closed"])
+async def test_a_server_that_breaks_the_rules_answers_every_form(tmp_path, spoil, open_relay):
+    server = Target(anybody if open_relay else closed, spoil=spoil)
+    found = await visit(tmp_path, server, forms=FORMS[:9], timing=HASTY)
+    assert found.unanswered() == []
+    if open_relay:
+        assert len({mail.reverse for mail in server.taken}) == len(FORMS[:9])
+    else:
+        outcomes = found.outcomes(tls=False)
+        assert {one.reply.code for one in outcomes if one.form != CONTROL} == {550}
+
+
+@pytest.mark.parametrize(("spoil", "more"), SPOILS.values(), ids=SPOILS)
+async def test_it_is_known_after_one_session_how_to_go_on(tmp_path, spoil, more):
+    """Session after session that ends the same way would be held against us."""
+    server = Target(spoil=spoil)
+    found = await visit(tmp_path, server, forms=FORMS[:1], timing=HASTY)
+    assert found.unanswered() == []
+    if more is not None:
+        assert len(server.talks) == 1 + more
+
+
+async def test_replies_that_contradict_each_other_are_no_answer(tmp_path):
+    both = b"250 Ok\r\n550 5.7.1 No\r\n"
+    server = Target(spoil=instead(b"RCPT", both))
+    found = await visit(tmp_path, server, forms=FORMS[:2], timing=HASTY)
+    assert (found.answered(), server.taken) == (set(), [])
+    assert {record.ended for record in found.records} == {"desync"}
+
+
+async def test_commands_are_not_sent_together_again_once_they_were_lost(tmp_path):
+    """A server, or a filter, may announce PIPELINING and read but one line of each packet."""
+    together = []
+
+    async def play(peer: hostile.Peer) -> None:
+        await peer.say(hostile.GREETING)
+        while octets := await peer.reader.read(65536):
+            together.append(octets.count(b"\n") > 1)
+            await peer.say(hostile.POLITE[octets[:4]])
+
+    host = fresh_address()
+    async with prober(tmp_path, timing=HASTY) as one, hostile.serving(play, host) as port:
+        found = await one.visit(Where(ip_address(host), port, TRIAL), FORMS)
+    assert found.unanswered() == []
+    assert together.count(True) == 1
+
+
+async def test_a_slow_server_gets_smaller_sessions_and_answers_all(tmp_path):
+    server = Target(delay=0.05)
+    found = await visit(tmp_path, server, timing={"session": "1500ms"})
+    assert found.unanswered() == []
+    assert server.most > 1
 
 
 # --- what is asked

@@ -128,6 +128,7 @@ async def nobody() -> AsyncIterator[tuple[str, int]]:
 
 
 TWICE = b"250 2.1.0 Ok\r\n250 2.1.0 Ok"
+BOTH = b"250 2.1.5 Ok\r\n550 5.7.1 Relaying denied"
 KINDS = {
     "nobody-listens": (nobody, "unknown", "unreachable"),
     "hangs-up-at-once": (scripted(hostile.ends(b"")), "unknown", "incomplete"),
@@ -180,12 +181,13 @@ KINDS = {
     "two-connections-at-a-time": (target(at_once=2), "closed", "refused"),
     "one-connection-and-3-refusals": (target(at_once=1, errors=3), "closed", "refused"),
     "refuses-rset": (target(RSET=b"502 5.5.1 What?"), "closed", "refused"),
-    "one-reply-too-many": (target(MAIL=TWICE), "unknown", "desync"),
+    "one-reply-too-many": (target(MAIL=TWICE), "closed", "refused"),
+    "replies-that-contradict-each-other": (target(RCPT=BOTH), "unknown", "desync"),
     "accepts-and-discards": (target(anybody), "closed", "not-returned"),
     "two-greetings": (
         scripted(hostile.greets(hostile.GREETING + hostile.GREETING)),
-        "unknown",
-        "desync",
+        "closed",
+        "refused",
     ),
 }
 

@@ -312,6 +312,16 @@ async def mute_at_quit(peer: Peer) -> None:
     await peer.wait()
 
 
+async def mute_at_one_mail(peer: Peer) -> None:
+    """One reply is missing, and all that follow seem to belong to the command before theirs."""
+    await peer.say(GREETING)
+    mails = 0
+    while verb := (await peer.hear())[:4]:
+        mails += verb == b"MAIL"
+        if verb != b"MAIL" or mails != 2:
+            await peer.say(POLITE[verb])
+
+
 def says_later(octets: bytes) -> Play:
     """Be decent, but add something some time after the 221."""
 
@@ -332,7 +342,9 @@ MODES = (
     Mode("http", ends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), Break.GARBAGE),
     Mode("binary", says(bytes(range(256)) * 4), Break.GARBAGE),
     Mode("tls-alert", says(b"\x15\x03\x03\x00\x02\x02\x28"), Break.GARBAGE),
-    Mode("empty-lines", says(b"\r\n\r\n"), Break.GARBAGE),
+    Mode("empty-lines", says(b"\r\n\r\n"), Break.TIMEOUT),
+    Mode("endless-empty-lines", repeats(b"", b"\r\n" * 1000), Break.GARBAGE),
+    Mode("empty-lines-between", answers(RSET=b"\r\n250 Ok\r\n\r\n"), None, 3),
     Mode("nul", says(b"220 mx\0example\r\n"), Break.GARBAGE),
     Mode("nul-at-start", says(b"\x00220 mx.example\r\n"), Break.GARBAGE),
     Mode("bare-cr-only", says(b"220 mx.example\r250 Ok\r"), Break.TIMEOUT),
@@ -404,7 +416,8 @@ MODES = (
     Mode("stays-after-quit", stays_after_quit, None, 3),
     Mode("closes-at-quit", closes_at_quit, None, 3),
     Mode("resets-at-quit", resets_at_quit, None, 3),
-    Mode("mute-at-quit", mute_at_quit, Break.TIMEOUT, 3),
+    Mode("mute-at-quit", mute_at_quit, None, 3),
+    Mode("mute-at-one-mail", mute_at_one_mail, Break.DESYNC),
     Mode("500-at-quit", answers(QUIT=b"500 What?\r\n"), None, 3),
     Mode("421-at-quit", answers(QUIT=b"421 Time is up\r\n"), None, 3),
     Mode("garbage-at-quit", answers(QUIT=b"Bye\r\n"), Break.GARBAGE),

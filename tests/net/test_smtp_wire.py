@@ -2,15 +2,17 @@
 
 import asyncio
 import ssl
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import IPv4Address
 
 import pytest
 
-from relaytest.core.dialogue import Break, Hello, Offer, greet, hold, secure
+from relaytest.core.dialogue import Answers, Break, Hello, Offer, Step, greet, hold, secure
 from relaytest.core.probe import Envelope
+from relaytest.net import smtp_wire
 from relaytest.net.smtp_client import Connection, Timeouts, connect
-from tests.net.hostile import CERTIFICATE, GREETING, POLITE, Peer, serving
+from tests.net.hostile import CERTIFICATE, GREETING, POLITE, Peer, Play, serving
 
 LOOPBACK = IPv4Address("127.0.0.1")
 WAIT = timedelta(seconds=0.3)
@@ -263,3 +265,96 @@ def test_old_versions_of_tls_will_do(run):
             return connection.encryption
 
     assert run(story()).version == "TLSv1.2"
+
+
+# ---- servers that answer one command twice
+
+SETTLED = replace(PATIENT, settle=timedelta(seconds=0.1))
+BARE = Offer(257, OFFER.envelope)
+
+
+def doubling(*verbs: bytes, second: bytes | None = None, later: float = 0.0) -> Play:
+    """A decent server, but for a second reply to some verbs (b"": the greeting)."""
+
+    async def play(peer: Peer) -> None:
+        line, reply = b"", GREETING
+        while reply:
+            await peer.say(reply)
+            if line[:4] in verbs:
+                await asyncio.sleep(later)
+                await peer.say(second or reply)
+            line = await peer.hear()
+            reply = POLITE.get(line[:4], b"")
+
+    return play
+
+
+async def settled(play: Play, timeouts: Timeouts = SETTLED) -> Answers:
+    async with serving(play) as port, await dial(port, timeouts) as connection:
+        hello = await connection.drive(greet(NAME))
+        if hello.broken is not None:
+            return Answers(broken=hello.broken)
+        return await connection.drive(hold([BARE], pipelining=False))
+
+
+@pytest.mark.parametrize(
+    "verbs", [(b"",), (b"EHLO",), (b"MAIL", b"RCPT"), (b"RSET",), (b"", *POLITE)], ids=str
+)
+@pytest.mark.parametrize("later", [0.0, 0.03])
+def test_a_second_reply_belongs_to_the_same_command_if_we_wait_for_it(run, verbs, later):
+    answers = run(settled(doubling(*verbs, later=later)))
+    assert [(one.step, one.reply.code) for one in answers.outcomes] == [(Step.RCPT, 550)]
+    assert answers.broken is None
+
+
+@pytest.mark.parametrize("verb", [b"", b"EHLO", b"MAIL", b"RCPT", b"RSET"])
+@pytest.mark.parametrize("second", [b"250 Ok\r\n", b"550 No\r\n"])
+def test_replies_that_contradict_each_other_are_never_an_answer(run, verb, second):
+    first = POLITE.get(verb, GREETING)
+    answers = run(settled(doubling(verb, second=second)))
+    if first[:1] == second[:1]:
+        assert answers.broken is None
+    else:
+        assert (answers.outcomes, answers.broken.kind) == ([], Break.DESYNC)
+
+
+def test_a_second_reply_that_comes_too_late_voids_the_session(run):
+    async def play(peer):
+        await peer.say(GREETING)
+        while line := await peer.hear():
+            await peer.say(POLITE[line[:4]])
+            if line[:4] == b"MAIL":
+                await asyncio.sleep(0.3)
+                await peer.say(b"250 Ok\r\n")
+
+    answers = run(settled(play, replace(SETTLED, settle=timedelta(seconds=0.1))))
+    assert (answers.outcomes, answers.broken.kind) == ([], Break.DESYNC)
+
+
+def test_there_is_an_end_to_further_replies(run):
+    async def play(peer):
+        await peer.say(GREETING)
+        while await peer.hear():
+            for _ in range(1000):
+                await peer.say(b"250 Ok\r\n")
+
+    assert run(settled(play)).broken.kind is Break.DESYNC
+
+
+def test_without_waiting_a_second_reply_is_one_too_many(run):
+    answers = run(settled(doubling(b"MAIL"), PATIENT))
+    assert (answers.outcomes, answers.broken.kind) == ([], Break.DESYNC)
+
+
+def test_nobody_waits_long_for_the_reply_to_quit(run, monkeypatch):
+    monkeypatch.setattr(smtp_wire, "_LAST_WORD", 0.1)
+
+    async def play(peer):
+        await peer.say(GREETING)
+        while (line := await peer.hear())[:4] != b"QUIT":
+            await peer.say(POLITE[line[:4]])
+        await peer.wait()
+
+    answers = run(settled(play, Timeouts(*[timedelta(days=1)] * 5)))
+    assert answers.broken is None
+    assert len(answers.outcomes) == 1

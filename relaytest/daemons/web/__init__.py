@@ -4,6 +4,14 @@ Every byte that came from mail or SMTP is shown as escaped text; no request with
 effect; no page runs a script.
 """
 
-from relaytest.daemons.web.pages import run
+from relaytest.core.config import Config
+from relaytest.daemons.loop import Stop
+from relaytest.store.database import Database
 
-__all__ = ["run"]
+
+async def run(config: Config, database: Database, stop: Stop) -> None:
+    """Serve the pages until `stop`."""
+    # FastAPI takes a third of a second to load, which no other command needs.
+    from relaytest.daemons.web import pages  # noqa: PLC0415
+
+    await pages.run(config, database, stop)
