@@ -83,6 +83,13 @@ def exim_obstacle(prefix: Path) -> str:
     return ""
 
 
+def jail_obstacle(prefix: Path) -> str:
+    """Say why a server that runs in a file system of its own cannot run here, or return ""."""
+    if os.geteuid() != 0:
+        return "OpenSMTPD and sendmail need root: only root may chroot, and they change accounts"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to get one server.
@@ -113,6 +120,18 @@ RECIPES = {
         packages=("exim4-daemon-light", "libnss-wrapper"),
         program="usr/sbin/exim4",
         obstacle=exim_obstacle,
+    ),
+    "opensmtpd": Recipe(
+        packages=("opensmtpd",),
+        program="usr/sbin/smtpd",
+        others=("usr/sbin/smtpctl",),
+        obstacle=jail_obstacle,
+    ),
+    "sendmail": Recipe(
+        packages=("sendmail-bin", "sendmail-base", "sendmail-cf", "m4"),
+        program="usr/libexec/sendmail/sendmail",
+        others=("usr/libexec/sendmail/makemap", "usr/bin/m4"),
+        obstacle=jail_obstacle,
     ),
     "rbldnsd": Recipe(packages=("rbldnsd",), program="usr/sbin/rbldnsd"),
     "nmap": Recipe(
