@@ -213,6 +213,8 @@ class Worker:
         """How long until the next visit; None if there is no use in one, or no further one."""
         retries = self._config.timing.retries
         number, now = job.visits + 1, utcnow()
+        if number > len(retries):
+            return None
         verdict = judge(
             replace(
                 earlier,
@@ -224,9 +226,7 @@ class Worker:
             self._patience,
             now,
         )
-        if number > len(retries) or not worth_another_visit(verdict):
-            return None
-        return retries[number - 1]
+        return retries[number - 1] if worth_another_visit(verdict) else None
 
     async def _store(self, job: Job, visit: Visit | None, *, retry_in: timedelta | None) -> None:
         """End the job, or put it back, together with what the visit found (None: nothing)."""

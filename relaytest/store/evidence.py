@@ -19,11 +19,17 @@ from relaytest.core.visit import SessionRecord
 from relaytest.store.database import Connection
 
 KEYS = "SELECT key FROM relaytest.token_key ORDER BY id DESC"
+SESSION_IDS = """
+    SELECT nextval(pg_get_serial_sequence('relaytest.session', 'id')) AS id
+      FROM generate_series(1, $1)
+"""
+# The ids come first, so that all sessions of a visit go in one trip.
 SAVE_SESSION = """
     INSERT INTO relaytest.session
-           (trial, visit, purpose, started_at, seconds, source, ended, detail, greeting, hello,
+           (id, trial, visit, purpose, started_at, seconds, source, ended, detail, greeting, hello,
             at, ours, octets, tls, certificate)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING id
+    OVERRIDING SYSTEM VALUE
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 """
 SAVE_OUTCOMES = """
     INSERT INTO relaytest.outcome (trial, visit, session, form, step, code, reply)
@@ -159,19 +165,22 @@ async def save_visit(
         forms: Numbers of all forms of the trial.
         ended: No further visit will come.
     """
-    rows: list[tuple[int, int, str, int | None, str]] = []
-    for record in records:
-        session: int = await connection.fetchval(SAVE_SESSION, trial, visit, *_session_row(record))
-        rows += [
-            (
-                session,
-                outcome.form,
-                outcome.step.value,
-                outcome.reply.code if outcome.reply else None,
-                _reply_text(outcome.reply),
-            )
-            for outcome in record.answers.outcomes
-        ]
+    ids = [row["id"] for row in await connection.fetch(SESSION_IDS, len(records))]
+    numbered = list(zip(ids, records, strict=True))
+    await connection.executemany(
+        SAVE_SESSION, [(number, trial, visit, *_session_row(one)) for number, one in numbered]
+    )
+    rows = [
+        (
+            number,
+            outcome.form,
+            outcome.step.value,
+            outcome.reply.code if outcome.reply else None,
+            _reply_text(outcome.reply),
+        )
+        for number, record in numbered
+        for outcome in record.answers.outcomes
+    ]
     if rows:
         await connection.execute(
             SAVE_OUTCOMES, trial, visit, *(list(column) for column in zip(*rows, strict=True))
