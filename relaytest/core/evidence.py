@@ -276,6 +276,18 @@ def forms_to_ask(evidence: Evidence) -> tuple[Form, ...]:
     return tuple(form for form in evidence.forms if standings[form.number] in unsettled)
 
 
+def visits_in_vain(evidence: Evidence, visits: int) -> int:
+    """Return how many of the last visits, not counting the first, answered nothing new.
+
+    A server that lets a stranger in ten times in ten minutes (Debian's sendmail) answers a long
+    battery in several visits, each of which gets on; greylisting shows in visits that do not.
+    """
+    first: dict[int, int] = {}
+    for one in evidence.asked:
+        first[one.form] = min(one.visit, first.get(one.form, one.visit))
+    return visits - max(first.values(), default=1)
+
+
 # Of what a form came to in clear and inside TLS, the first that is there counts.
 _WEIGHT = (
     Standing.WAITING,

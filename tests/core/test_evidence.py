@@ -22,6 +22,7 @@ from relaytest.core.evidence import (
     replays_of,
     same_system,
     standings_of,
+    visits_in_vain,
 )
 from relaytest.core.probe import CONTROL, parse_battery
 from relaytest.core.received import hops_of
@@ -408,3 +409,23 @@ def test_what_is_asked_again_is_neither_settled_nor_proven(found):
     standings = {standings_of(ordered)[form.number] for form in forms_to_ask(ordered)}
     assert standings <= {Standing.DEFERRED, Standing.UNANSWERED}
     assert not (standings and proofs_of(ordered))
+
+
+# ---- further visits
+
+
+@pytest.mark.parametrize(
+    ("visits", "answers", "vain"),
+    [
+        (1, [], 0),
+        (3, [], 2),
+        (1, [(EXT, 1)], 0),
+        (2, [(EXT, 1)], 1),
+        (2, [(EXT, 1), (NULL, 2)], 0),
+        (3, [(EXT, 1), (NULL, 2), (EXT, 3)], 1),
+        (3, [(EXT, 1), (EXT, 2), (EXT, 3)], 2),
+    ],
+)
+def test_a_visit_is_in_vain_if_nothing_new_was_answered(visits, answers, vain):
+    found = evidence(*(rcpt(GREYLISTED, form, visit) for form, visit in answers))
+    assert visits_in_vain(found, visits) == vain
