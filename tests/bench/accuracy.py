@@ -8,9 +8,8 @@ from pathlib import Path
 from tests.bench import nmap
 from tests.bench.clients import Place
 from tests.bench.report import Report, Row, missing
+from tests.bench.servers import SERVERS, Kind
 from tests.mta import packages
-from tests.mta.exim import Exim
-from tests.mta.postfix import Postfix
 from tests.mta.process import ServerError, fresh_address, fresh_port
 from tests.subjects import (
     CLOSED,
@@ -28,7 +27,6 @@ from tests.subjects import (
 AT_ONCE = 6
 
 _COLUMNS = ("server", "truth", "relaytest", "", "seconds", "nmap")
-REAL: dict[str, type[Postfix | Exim]] = {"postfix": Postfix, "exim": Exim}
 
 
 def run() -> Report:
@@ -101,7 +99,7 @@ def _theirs(place: Place) -> str:
 
 def _real_rows() -> list[Row]:
     rows: list[Row] = []
-    for name, kind in REAL.items():
+    for name, kind in SERVERS.items():
         _, why = packages.find(name)
         if why:
             rows.append(missing(name, why))
@@ -114,7 +112,7 @@ def _real_rows() -> list[Row]:
     return rows
 
 
-def _real_row(name: str, kind: type[Postfix | Exim], *, relay: bool) -> Row:
+def _real_row(name: str, kind: Kind, *, relay: bool) -> Row:
     truth, config, host = OPEN if relay else CLOSED, lab(), fresh_address()
     place = host, fresh_port(host)
     with tempfile.TemporaryDirectory(prefix="relaytest-bench-") as folder:

@@ -6,7 +6,8 @@ the packages and unpacks each server into a directory of its own, `.servers/NAME
 where packages come from; nothing here names a host.
 
 BUGS: needs apt and dpkg (Debian 12, Ubuntu 22.04 and later). Elsewhere the servers are taken
-from the system if they are installed, and the tests skip if they are not.
+from the system if they are installed, and the tests skip if they are not. Ubuntu 22.04 has its
+sendmail in another place, where it is not found.
 """
 
 import contextlib
