@@ -7,7 +7,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from relaytest.cli.app import app
 from relaytest.core.config import options, parse_config
+from relaytest.core.listing import Event, State
 from relaytest.core.probe import PLACEHOLDERS, Helo
 from relaytest.core.values import format_value
 from relaytest.core.verdict import Reason
@@ -53,7 +55,14 @@ def test_every_placeholder_and_name_in_ehlo_is_explained():
 
 
 @pytest.mark.parametrize(
-    "view", ["verdict_latest", "listing_current", "listing_history", "queue_status"]
+    "view",
+    [
+        "verdict_latest",
+        "listing_current",
+        "listing_history",
+        "exclusion_current",
+        "queue_status",
+    ],
 )
 async def test_the_columns_of_the_views_are_the_contract(connection: asyncpg.Connection, view):
     (columns,) = re.findall(rf"^\| `{view}` \| `([a-z_, ]+)` \|", README, re.MULTILINE)
@@ -69,3 +78,23 @@ async def test_the_examples_of_asking_run(connection: asyncpg.Connection):
     (statement,) = re.findall(r'psql "\$DSN" -c "(INSERT .*?)"$', README, re.MULTILINE)
     await connection.execute(statement)
     assert await connection.fetchval("SELECT target FROM relaytest.retest") == "192.0.2.7"
+
+
+def test_every_state_and_every_cause_of_a_change_is_in_the_diagram():
+    (diagram,) = re.findall(r"## Listing policy\n\n```\n(.*?)```", README, re.DOTALL)
+    assert [state.value for state in State if state.value not in diagram] == []
+    words = {
+        Event.FOUND_OPEN: "open, nothing more is asked for",
+        Event.FOUND_SUSPECT: "open, more is asked for",
+        Event.FOUND_CLOSED: "closed",
+        Event.NOMINATED: "nominated",
+        Event.EXPIRED: "expired",
+        Event.DELISTED: "delisted",
+        Event.PURGED: "purged",
+    }
+    assert [event for event in Event if words[event] not in diagram] == []
+
+
+def test_every_command_is_named():
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert [name for name in names if not re.search(rf"[`/ ]{name}[` ]", README)] == []

@@ -3,25 +3,26 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import check, show
+from relaytest.cli import admin, check, show
+from relaytest.cli.common import AsJson, ConfigFile, DataFolder
+from relaytest.cli.common import database as _database
+from relaytest.cli.common import end as _end
+from relaytest.cli.common import transaction as _transaction
 from relaytest.cli.logs import start_log
 from relaytest.cli.running import (
     Daemon,
     check_places,
-    open_configured,
     require_schema,
     run_daemons,
-    run_until_done,
     stopping_on_signals,
     upgrade,
 )
@@ -40,8 +41,7 @@ from relaytest.core.probe import Battery, Form
 from relaytest.core.target import parse_address
 from relaytest.daemons import publisher, scheduler, shipped, sink, web, worker
 from relaytest.store import jobs, migrations, pages
-from relaytest.store.cluster import Cluster
-from relaytest.store.database import Connection, Database
+from relaytest.store.database import Connection
 
 EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 64, 65, 69, 75, 78  # sysexits(3)
 _STATUS: dict[type[RelaytestError], int] = {
@@ -59,14 +59,6 @@ _DAEMONS: dict[str, Daemon] = {
     "web": web.run,
 }
 _PLACES = {"sink": "sink.listen", "web": "web.listen"}
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file; else $RELAYTEST_CONFIG, else /etc.")
-]
-DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="Folder of `up`; else $RELAYTEST_DATA.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = typer.Typer(
     name="relaytest",
@@ -107,35 +99,6 @@ def _complain(error: RelaytestError) -> int:
     return _STATUS.get(type(error), 1)
 
 
-def _end(work: Coroutine[Any, Any, int]) -> NoReturn:
-    raise typer.Exit(run_until_done(work))
-
-
-@asynccontextmanager
-async def _database(config: Config, data: Path | None, program: str) -> AsyncIterator[Database]:
-    """Open the configured database, or the private one of a running `up`."""
-    dsn = config.database.dsn or Cluster(data_folder(data) / "pg").dsn()
-    async with open_configured(config, dsn, program) as database:
-        try:
-            yield database
-        except DatabaseAwayError as error:
-            advice = "start `relaytest up`, or set database.dsn"
-            if config.database.dsn:
-                advice = "see database.dsn"
-            raise DatabaseAwayError(f"no database: {advice} ({error})") from None
-
-
-@asynccontextmanager
-async def _transaction(
-    config: Config, data: Path | None, program: str
-) -> AsyncIterator[Connection]:
-    """Give one transaction on a database that has our schema."""
-    async with _database(config, data, program) as database:
-        await require_schema(database)
-        async with database.transaction() as connection:
-            yield connection
-
-
 @app.command()
 def up(
     config: ConfigFile = None,
@@ -150,6 +113,7 @@ def up(
 
 
 app.command("check")(check.command)
+admin.register(app)
 
 
 def _daemon(name: str) -> None:

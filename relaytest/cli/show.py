@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -65,23 +66,67 @@ def standing(address: Address, found: Standing) -> None:
     for row in found.listings:
         console.print(
             f"{address} is [bold red]listed[/] (127.0.0.{row['code']}, port {row['port']}) since "
-            f"{_time(row['listed_at'])}; next automatic test {_time(row['recheck_at'])}."
+            f"{time(row['listed_at'])}; next automatic test {time(row['recheck_at'])}."
         )
+    _by_policy(found, console)
     for row in found.jobs:
-        when = "runs now" if row["leased"] else f"waits, not before {_time(row['run_at'])}"
+        when = "runs now" if row["leased"] else f"waits, not before {time(row['run_at'])}"
         console.print(f"A test of port {row['port']} {when} ({row['reason']}).")
     for row in found.verdicts:
         console.print(
-            f"\nLast test of port {row['port']}, {_time(row['decided_at'])}: "
+            f"\nLast test of port {row['port']}, {time(row['decided_at'])}: "
             f"[bold]{row['verdict']}[/] ({row['reason']}, confidence {row['confidence']})"
         )
         console.print(row["explanation"], markup=False)
     if found.history:
-        table = _table("when", "port", "change", "why")
-        for row in found.history:
-            change = f"{row['old']} → {row['new']}"
-            table.add_row(_time(row["at"]), str(row["port"]), change, row["why"])
-        console.print(table)
+        console.print(_history(found.history))
+
+
+def _history(rows: Iterable[Row]) -> Table:
+    table = _table("when", "port", "change", "why")
+    for row in rows:
+        change = f"{row['old']} → {row['new']}"
+        table.add_row(time(row["at"]), str(row["port"]), change, Text(_cause(row)))
+    return table
+
+
+def _by_policy(found: Standing, console: Console) -> None:
+    """What is not on the list and yet matters for it."""
+    for row in found.suspicions:
+        console.print(
+            f"It is [bold]suspected[/] (port {row['port']}): found open, but not yet listed. "
+            f"{_next_test(row['recheck_at'])}Suspected until {time(row['expires_at'])}."
+        )
+    for row in found.exclusions:
+        ends = f" until {time(row['until'])}" if row["until"] else ""
+        console.print(
+            f"{row['network']} is [bold]excluded from testing[/]{ends}: {escape(row['why'])} "
+            f"({escape(row['actor'])}, {time(row['since'])})."
+        )
+    for row in found.nominations:
+        console.print(
+            f"{row['samples']} samples of spam on file, the last of {time(row['last_at'])}."
+        )
+
+
+def _cause(row: Row) -> str:
+    """What happened, in whose hand, and why."""
+    by = f" by {row['actor']}" if row["actor"] else ""
+    return f"{row['event']}{by}: {row['why']}"
+
+
+def _next_test(moment: datetime | None) -> str:
+    return f"Next automatic test {time(moment)}. " if moment else ""
+
+
+def exclusions(rows: Iterable[Row]) -> Table:
+    """Return the table of excluded networks."""
+    table = _table("network", "since", "until", "by", "why")
+    for row in rows:
+        until = time(row["until"]) if row["until"] else ""
+        cells = (str(row["network"]), time(row["since"]), until, row["actor"], row["why"])
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def status(counts: Row, queue: Iterable[Row], workers: Iterable[Row]) -> None:
@@ -92,19 +137,17 @@ def status(counts: Row, queue: Iterable[Row], workers: Iterable[Row]) -> None:
         f"{counts['unsettled']} trials waiting for mail or a verdict."
     )
     proven = counts["sink_proven_at"]
-    console.print(f"Our own mail last reached the sink: {_time(proven) if proven else 'not yet'}.")
+    console.print(f"Our own mail last reached the sink: {time(proven) if proven else 'not yet'}.")
     table = _table("priority", "due", "later", "running", "oldest due")
     for row in queue:
-        oldest = _time(row["oldest_due"]) if row["oldest_due"] else ""
+        oldest = time(row["oldest_due"]) if row["oldest_due"] else ""
         cells = (str(row[key]) for key in ("priority", "due", "later", "leased"))
         table.add_row(*cells, oldest)
     console.print(table)
     table = _table("worker", "vantage", "version", "slots", "last beat")
     for row in workers:
         name = f"{row['host']}:{row['pid']}"
-        table.add_row(
-            name, row["vantage"], row["version"], str(row["slots"]), _time(row["beat_at"])
-        )
+        table.add_row(name, row["vantage"], row["version"], str(row["slots"]), time(row["beat_at"]))
     console.print(table)
 
 
@@ -195,5 +238,6 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _time(moment: datetime) -> str:
+def time(moment: datetime) -> str:
+    """Return a time as it is shown everywhere."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

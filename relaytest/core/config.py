@@ -9,13 +9,10 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from ipaddress import IPv6Network, ip_network
-from typing import Annotated, Any, Literal
+from ipaddress import IPv6Network
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     IPvAnyAddress,
     ValidationError,
@@ -27,10 +24,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from relaytest.core.errors import ConfigError
+from relaytest.core.fields import Duration, Endpoint, HostName, NetworkField, Section
+from relaytest.core.policy import Listing
 from relaytest.core.probe import MOST_EXTRA, Extra, Helo, template_fault
 from relaytest.core.target import NEVER, Network, Scope
 from relaytest.core.token import LENGTH
-from relaytest.core.values import parse_duration, parse_endpoint, parse_host_name
+from relaytest.core.values import parse_endpoint, parse_host_name
 
 _MAPPED = IPv6Network("::ffff:0:0/96")  # addresses in it are taken for the IPv4 they mean
 # `"token@domain"` must fit into a local part of 64 octets (RFC 5321 section 4.5.3.1.1)
@@ -45,25 +44,6 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     """
     host, _, port = endpoint.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _parse_network(value: object) -> Network:
-    try:
-        return ip_network(str(value), strict=True)
-    except ValueError as error:
-        raise ValueError(f'must be a network such as "192.0.2.0/24": {error}') from None
-
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-HostName = Annotated[str, BeforeValidator(parse_host_name)]
-Endpoint = Annotated[str, BeforeValidator(parse_endpoint)]
-NetworkField = Annotated[Any, BeforeValidator(_parse_network)]
-
-
-class Section(BaseModel):
-    """A section refuses keys that it does not know and cannot be changed after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class Database(Section):
@@ -251,22 +231,6 @@ class Sink(Section):
     @classmethod
     def _peer(cls, value: str) -> str:
         return parse_endpoint(value) if value else ""
-
-
-class Listing(Section):
-    """How long a listing lives."""
-
-    expire_after: Duration = Field(timedelta(days=30), description="unless a retest renews it")
-    recheck_every: Duration = Field(
-        timedelta(days=7), description="automatic retest of what is listed; 24h at least"
-    )
-
-    @field_validator("recheck_every")
-    @classmethod
-    def _not_too_often(cls, value: timedelta) -> timedelta:
-        if value < timedelta(hours=24):
-            raise ValueError("must be 24h or more (RFC 6471 section 3.6.2)")
-        return value
 
 
 class Publish(Section):

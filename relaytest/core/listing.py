@@ -1,8 +1,8 @@
 """The listing state machine: every state, every event, every transition.
 
-Rule: what changes a listing is in TRANSITIONS or it does not happen. A pair that is absent is
-an event that means nothing in that state. store.listings writes the change together with its
-audit row, and only if the state is still the one that was read.
+Rule: what changes a listing is in TRANSITIONS or it does not happen. Every pair is decided there;
+None is an event that means nothing in that state. store.listings writes the change together with
+its audit row, and only if the state is still the one that was read.
 """
 
 import enum
@@ -16,23 +16,59 @@ class State(enum.Enum):
     """Where one target stands on the list."""
 
     UNLISTED = "unlisted"
+    SUSPECTED = "suspected"  # relays, but the policy asks for more; not published
     LISTED = "listed"
 
 
 class Event(enum.Enum):
     """What can happen to a target."""
 
-    FOUND_OPEN = "found-open"
+    FOUND_OPEN = "found-open"  # and nothing more is asked for
+    FOUND_SUSPECT = "found-suspect"  # relays, but core.policy asks for more
     FOUND_CLOSED = "found-closed"
+    NOMINATED = "nominated"  # the sample of spam came that was all that was missing
     EXPIRED = "expired"  # RFC 6471 section 2.2.1: listings are temporary
+    DELISTED = "delisted-by-hand"
+    PURGED = "purged"  # RFC 6471 section 3.9: the operator's own mistakes
 
 
-TRANSITIONS: dict[tuple[State, Event], State] = {
+TRANSITIONS: dict[tuple[State, Event], State | None] = {
     (State.UNLISTED, Event.FOUND_OPEN): State.LISTED,
+    (State.UNLISTED, Event.FOUND_SUSPECT): State.SUSPECTED,
+    (State.UNLISTED, Event.FOUND_CLOSED): None,
+    (State.UNLISTED, Event.NOMINATED): None,  # a sample alone proves no relay
+    (State.UNLISTED, Event.EXPIRED): None,
+    (State.UNLISTED, Event.DELISTED): None,
+    (State.UNLISTED, Event.PURGED): None,
+    (State.SUSPECTED, Event.FOUND_OPEN): State.LISTED,
+    (State.SUSPECTED, Event.FOUND_SUSPECT): State.SUSPECTED,  # renewed: a new expiry
+    (State.SUSPECTED, Event.FOUND_CLOSED): State.UNLISTED,
+    (State.SUSPECTED, Event.NOMINATED): State.LISTED,
+    (State.SUSPECTED, Event.EXPIRED): State.UNLISTED,
+    (State.SUSPECTED, Event.DELISTED): State.UNLISTED,
+    (State.SUSPECTED, Event.PURGED): State.UNLISTED,
     (State.LISTED, Event.FOUND_OPEN): State.LISTED,  # renewed: a new expiry
+    (State.LISTED, Event.FOUND_SUSPECT): None,  # the policy became stricter: not renewed
     (State.LISTED, Event.FOUND_CLOSED): State.UNLISTED,
+    (State.LISTED, Event.NOMINATED): None,
     (State.LISTED, Event.EXPIRED): State.UNLISTED,
+    (State.LISTED, Event.DELISTED): State.UNLISTED,
+    (State.LISTED, Event.PURGED): State.UNLISTED,
 }
+
+# Of an excluded target no test and no sample moves the listing; time and the administrator do.
+WHEN_EXCLUDED: dict[Event, bool] = {
+    Event.FOUND_OPEN: False,
+    Event.FOUND_SUSPECT: False,
+    Event.FOUND_CLOSED: False,
+    Event.NOMINATED: False,
+    Event.EXPIRED: True,
+    Event.DELISTED: True,
+    Event.PURGED: True,
+}
+
+# What an administrator took off comes back by a new trial only, not by the one that was wrong.
+BY_HAND = (Event.DELISTED, Event.PURGED)
 
 _TEST_ENTRIES = ip_network("127.0.0.0/30")
 
@@ -54,7 +90,7 @@ def unlistable(address: Address) -> str | None:
 
 def step(state: State, event: Event) -> State | None:
     """Return the state after `event`, or None if the event means nothing in `state`."""
-    return TRANSITIONS.get((state, event))
+    return TRANSITIONS[state, event]
 
 
 def event_for(finding: Finding) -> Event | None:

@@ -53,6 +53,8 @@ NEVER: tuple[Network, ...] = tuple(
     ip_network(network) for network in ("0.0.0.0/32", "224.0.0.0/4", "::/128", "ff00::/8")
 )  # no mail server can be there, so scope.allow may not name them
 
+_MAPPED = IPv6Network("::ffff:0:0/96")  # addresses in it are taken for the IPv4 they mean
+_WIDEST = {4: 16, 6: 32}  # prefix lengths that one holder of addresses may well have
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 _6TO4 = IPv6Network("2002::/16")  # RFC 3056
 
@@ -85,6 +87,34 @@ def parse_address(text: str) -> Address:
             raise ValueError(f"{text!r} has a zone; only addresses without one are tested")
         return address.ipv4_mapped or address
     return address
+
+
+def parse_network(text: str) -> Network:
+    """Read a network; an address is the network of that one address.
+
+    Raises:
+        ValueError: No network, or one with bits set beyond its mask; the text says what is right.
+
+    >>> parse_network("::ffff:192.0.2.1")
+    IPv4Network('192.0.2.1/32')
+    """
+    if "/" not in text:
+        return ip_network(parse_address(text))
+    network = ip_network(text.strip(), strict=False)
+    if ip_address(text.strip().partition("/")[0]) != network.network_address:
+        raise ValueError(f"{text!r} has bits set beyond its mask; did you mean {network}?")
+    if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
+        raise ValueError(f"{text!r}: write it as an IPv4 network")
+    return network
+
+
+def is_wide(network: Network) -> bool:
+    """Whether a network is so wide that it was hardly meant.
+
+    >>> is_wide(ip_network("10.0.0.0/8")), is_wide(ip_network("2001:db8::/32"))
+    (True, False)
+    """
+    return network.prefixlen < _WIDEST[network.version]
 
 
 def embedded_ipv4(address: Address) -> IPv4Address | None:

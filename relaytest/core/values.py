@@ -1,7 +1,7 @@
 """Values as an operator writes them: durations, host names, places to listen on."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 _UNITS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -28,6 +28,29 @@ def parse_duration(value: object) -> timedelta:
     if not 0 <= seconds <= _LONGEST:
         raise ValueError('must be a duration such as "30s", "5min", "4h" or "5d"')
     return timedelta(seconds=seconds)
+
+
+def parse_moment(text: str, now: datetime, *, ago: bool) -> datetime:
+    """Read a time: a date, a date with a time, or a duration from now.
+
+    Args:
+        text: "2026-01-31", "2026-01-31 14:00" (UTC unless it says otherwise), or "30d".
+        now: The present.
+        ago: A duration goes back from now, not on.
+
+    >>> parse_moment("2h", datetime(2026, 1, 1, tzinfo=UTC), ago=True)
+    datetime.datetime(2025, 12, 31, 22, 0, tzinfo=datetime.timezone.utc)
+    """
+    if _DURATION.fullmatch(text.strip()):
+        span = parse_duration(text)
+        return now - span if ago else now + span
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise ValueError(
+            f'{text!r} must be a time such as "2026-01-31", "2026-01-31 14:00" or "30d"'
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def format_value(value: object) -> str:

@@ -12,10 +12,11 @@ import structlog
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.judge import judge
-from relaytest.core.listing import Event, State, event_for, step, unlistable
+from relaytest.core.listing import Event, unlistable
 from relaytest.core.verdict import Finding, Patience, Verdict
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
+from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
 from relaytest.store import evidence as evidence_store
 from relaytest.store import jobs, listings, scope
@@ -52,6 +53,17 @@ def _repeated(
     return once
 
 
+def _tell(move: Move | None) -> None:
+    if move is not None:
+        log.info(
+            "listing",
+            address=str(move.address),
+            port=move.port,
+            old=move.old.value,
+            new=move.new.value,
+        )
+
+
 class Scheduler:
     """The duties, each one short transaction."""
 
@@ -60,6 +72,7 @@ class Scheduler:
         self._database = database
         self._battery = shipped.battery_of(config).by_number()
         self._patience = Patience(config.timing.patience, config.timing.grace)
+        self._ledger = Ledger(config.listing)
         self.bell = Bell()
 
     def duties(self) -> tuple[tuple[Callable[[], Awaitable[None]], timedelta], ...]:
@@ -121,44 +134,28 @@ class Scheduler:
 
     async def _apply(self, connection: Connection, trial: Trial, verdict: Verdict) -> None:
         """Let a verdict change the listing, as core.listing has it."""
-        event = event_for(verdict.finding)
-        if event is None:
+        if verdict.finding is Finding.UNKNOWN:
             return
-        if event is Event.FOUND_OPEN and (why := unlistable(trial.address)):
+        if verdict.finding is Finding.OPEN and (why := unlistable(trial.address)):
             log.warning("open, but not listed", address=str(trial.address), why=why)
             return
         newer = await evidence_store.newer_finding(connection, trial)
         if newer is not None:  # what an old trial shows by now is no longer how things are
-            if event is Event.FOUND_OPEN and newer is Finding.CLOSED:
+            if verdict.finding is Finding.OPEN and newer is Finding.CLOSED:
                 await self._ask_again(connection, trial)
             return
-        old, evidence = await listings.state_of(connection, trial.address, trial.port)
-        new = step(old, event)
-        if new is None or (new is old and evidence == trial.id):
+        if verdict.finding is Finding.OPEN and await listings.overruled(connection, trial):
+            await self._ask_again(connection, trial)
             return
-        policy = self._config.listing
-        if new is State.LISTED:
-            await listings.enter(
-                connection,
-                trial,
-                expire_after=policy.expire_after,
-                recheck_every=policy.recheck_every,
-            )
-        else:
-            await listings.leave(connection, trial.address, trial.port, trial.id)
-        target = (trial.address, trial.port)
-        await listings.note_change(
-            connection, target, event, (old, new), trial=trial.id, why=verdict.explanation
-        )
-        log.info(
-            "listing", address=str(trial.address), port=trial.port, old=old.value, new=new.value
-        )
+        cause = await self._ledger.cause_of(connection, trial, verdict)
+        if cause is not None:
+            _tell(await self._ledger.move(connection, trial.address, trial.port, cause))
 
     async def _ask_again(self, connection: Connection, trial: Trial) -> None:
         """A message of an old trial came back after a newer one found the target closed.
 
-        It may have lain in the queue since before the server was mended, so it lists nobody;
-        but it reopens the case.
+        Or after the administrator took the target off. It may have lain in the queue since before
+        the server was mended, so it lists nobody; but it reopens the case.
         """
         request = jobs.Request(
             target=str(trial.address),
@@ -183,29 +180,23 @@ class Scheduler:
             log.warning("freed the jobs of dead workers", jobs=freed)
 
     async def recheck(self) -> None:
-        """Ask for the automatic retests of listed targets that are due."""
+        """Ask for the automatic retests of listed and suspected targets that are due."""
         async with self._database.transaction() as connection:
-            asked = await listings.recheck(connection, self._config.listing.recheck_every)
+            asked = await self._recheck(connection)
         if asked:
             log.info("automatic retests", jobs=asked)
 
+    async def _recheck(self, connection: Connection) -> int:
+        policy = self._config.listing
+        return await listings.recheck(connection, policy.recheck_every, policy.confirm_after)
+
     async def expire(self) -> None:
         """Take listings off that were not renewed (RFC 6471 section 2.2.1)."""
+        cause = Cause(Event.EXPIRED, "no test renewed it in time")
         async with self._database.transaction() as connection:
+            await self._recheck(connection)  # after a long pause both may be due
             for address, port in await listings.expired(connection):
-                new = step(State.LISTED, Event.EXPIRED)
-                if new is None:
-                    return
-                await listings.leave(connection, address, port, None)
-                await listings.note_change(
-                    connection,
-                    (address, port),
-                    Event.EXPIRED,
-                    (State.LISTED, new),
-                    trial=None,
-                    why="the listing was not renewed in time",
-                )
-                log.info("listing", address=str(address), port=port, old="listed", new=new.value)
+                _tell(await self._ledger.move(connection, address, port, cause))
 
     async def tell_scope(self) -> None:
         """Let the database refuse at INSERT what the worker would refuse before it connects."""

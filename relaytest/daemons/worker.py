@@ -31,7 +31,7 @@ from relaytest.daemons.prober import Prober, Target, Visit
 from relaytest.net.dns import Resolver
 from relaytest.net.smtp_client import NoSocketError
 from relaytest.store import evidence as evidence_store
-from relaytest.store import jobs
+from relaytest.store import exclusions, jobs
 from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.jobs import Ending, Job
 
@@ -135,9 +135,10 @@ class Worker:
             return _LONGEST_SLEEP  # the bell rings when that changes
         async with self._database.transaction() as connection:
             claimed = await jobs.claim(connection, self._id, most, self._lease)
+            barred = await exclusions.barred(connection, [job.address for job in claimed])
             due = None if len(claimed) == most else await jobs.next_due(connection)
         for job in claimed:
-            visit = self._start(self._serve(job))
+            visit = self._start(self._serve(job, barred.get(job.address)))
             self._visits.add(visit)
             visit.add_done_callback(self._end)
         if len(claimed) == most:
@@ -149,19 +150,19 @@ class Worker:
             self._bell.ring()
         self._visits.discard(visit)
 
-    async def _serve(self, job: Job) -> None:
+    async def _serve(self, job: Job, barred: str | None) -> None:
         """Do one job; whatever goes wrong, it does not take others with it."""
         try:
-            retry_in = await self._attend_or_fail(job)
+            retry_in = await self._attend_or_fail(job, barred)
             if retry_in is not None:
                 await self._store(job, None, retry_in=retry_in)
         except _LeaseLostError:
             log.warning("lease lost; nothing written", job=job.id, address=str(job.address))
 
-    async def _attend_or_fail(self, job: Job) -> timedelta | None:
+    async def _attend_or_fail(self, job: Job, barred: str | None) -> timedelta | None:
         """Return when to try a job again that failed through our own fault."""
         try:
-            await self._attend(job)
+            await self._attend(job, barred)
         except _LeaseLostError:
             raise
         except NoSocketError as error:
@@ -172,8 +173,8 @@ class Worker:
             return _AFTER_A_FAULT * 20
         return None
 
-    async def _attend(self, job: Job) -> None:
-        why = refusal(job.address, self._scope)  # once more: the configuration may have changed
+    async def _attend(self, job: Job, barred: str | None) -> None:
+        why = refusal(job.address, self._scope) or barred  # once more: both may have changed
         if why is not None:
             log.warning("out of scope", address=str(job.address), why=why)
             await self._store_verdict(job, out_of_scope(why))

@@ -1,9 +1,12 @@
 """Who is listed (sql/0003_listing.sql). Nothing else writes these tables."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from relaytest.core.listing import Event, State
+import asyncpg
+
+from relaytest.core.listing import BY_HAND, Event, State
 from relaytest.core.target import Address
 from relaytest.store.database import Connection
 from relaytest.store.evidence import Trial
@@ -20,6 +23,16 @@ ENTER = """
         listed_at = coalesce(l.listed_at, excluded.listed_at),
         expires_at = excluded.expires_at, recheck_at = excluded.recheck_at
 """
+SUSPECT = """
+    INSERT INTO relaytest.listing AS l (address, port, state, trial, expires_at, recheck_at)
+    VALUES ($1, $2, 'suspected', $3, now() + $4, now() + $5::interval)
+    ON CONFLICT (address, port) DO UPDATE SET
+        state = 'suspected', trial = excluded.trial, changed_at = now(), listed_at = NULL,
+        expires_at = excluded.expires_at,
+        recheck_at = CASE WHEN l.state = 'suspected' AND $5 IS NOT NULL
+                          THEN least(l.recheck_at, excluded.recheck_at)
+                          ELSE excluded.recheck_at END
+"""
 LEAVE = """
     UPDATE relaytest.listing
        SET state = 'unlisted', trial = coalesce($3, trial), changed_at = now(), listed_at = NULL,
@@ -27,27 +40,70 @@ LEAVE = """
      WHERE address = $1 AND port = $2
 """
 NOTE_CHANGE = """
-    INSERT INTO relaytest.listing_change (address, port, event, old, new, trial, why)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)
+    INSERT INTO relaytest.listing_change (address, port, event, old, new, trial, why, actor)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 """
 RING = "SELECT pg_notify('relaytest_listing', '')"
 EXPIRED = """
     SELECT address, port FROM relaytest.listing
-     WHERE state = 'listed' AND expires_at <= now() ORDER BY address, port LIMIT 1000
+     WHERE state <> 'unlisted' AND expires_at <= now() ORDER BY address, port LIMIT 1000
        FOR UPDATE    -- and wait: what `recheck` has locked would be looked at much later
 """
+# The last recheck is a day before the end, if the one before it is older than a day.
 RECHECK = """
     WITH due AS (
-        SELECT address, port FROM relaytest.listing
-         WHERE state = 'listed' AND recheck_at <= now() ORDER BY address, port LIMIT 1000
+        SELECT address, port, state FROM relaytest.listing
+         WHERE state <> 'unlisted' AND recheck_at <= now() ORDER BY address, port LIMIT 1000
            FOR UPDATE SKIP LOCKED),
     later AS (
-        UPDATE relaytest.listing AS l SET recheck_at = now() + $1 FROM due
-         WHERE l.address = due.address AND l.port = due.port)
-    INSERT INTO relaytest.retest (target, port, reason, requester)
-    SELECT host(address), port, 'recheck', 'scheduler' FROM due
+        UPDATE relaytest.listing AS l
+           SET recheck_at = CASE WHEN l.state = 'suspected' THEN now() + $2
+                                 WHEN now() + $1 < expires_at THEN now() + $1
+                                 ELSE now() + greatest(interval '24 h',
+                                                       expires_at - now() - interval '24 h') END
+          FROM due WHERE l.address = due.address AND l.port = due.port)
+    INSERT INTO relaytest.retest (target, port, reason, requester, note)
+    SELECT host(address), port, 'recheck', 'scheduler',
+           CASE WHEN state = 'suspected' THEN 'to confirm that it relays' END
+      FROM due
      WHERE relaytest.scope_refusal(address) IS NULL    -- one refusal would refuse them all
+       AND relaytest.exclusion_of(address) IS NULL
      ORDER BY address, port
+"""
+RELAYED = """
+    WITH last AS (
+        SELECT DISTINCT ON (trial) trial, verdict FROM relaytest.verdict
+         WHERE address = $1 AND port = $2 ORDER BY trial DESC, id DESC)
+    SELECT t.started_at FROM last JOIN relaytest.trial AS t ON t.id = last.trial
+     WHERE last.verdict = 'open' AND t.started_at > now() - $3::interval
+       AND t.id > coalesce((SELECT max(trial) FROM last WHERE verdict = 'closed'), 0)
+       AND NOT EXISTS (SELECT FROM relaytest.listing_change AS c
+                        WHERE c.address = $1 AND c.port = $2 AND c.event = ANY($4)
+                          AND c.at > t.started_at)
+"""
+OVERRULED = """
+    SELECT EXISTS (SELECT FROM relaytest.listing_change AS c
+                     JOIN relaytest.trial AS t ON t.id = $3
+                    WHERE c.address = $1 AND c.port = $2 AND c.event = ANY($4)
+                      AND c.at > t.started_at)
+"""
+STANDING = """
+    SELECT address, port, state, trial FROM relaytest.listing
+     WHERE address = $1 AND state <> 'unlisted' ORDER BY port FOR UPDATE
+"""
+# The first verdict of `open` put it there; the last one knows all forms that came back.
+DECIDED_SINCE = """
+    SELECT l.address, l.port, l.state, l.trial
+      FROM relaytest.listing AS l
+      CROSS JOIN LATERAL (SELECT min(decided_at) AS judged_at FROM relaytest.verdict
+                           WHERE trial = l.trial AND verdict = 'open') AS first
+      CROSS JOIN LATERAL (SELECT forms FROM relaytest.verdict
+                           WHERE trial = l.trial AND verdict = 'open'
+                           ORDER BY id DESC LIMIT 1) AS last
+     WHERE l.state <> 'unlisted' AND first.judged_at >= $1
+       AND ($2::text IS NULL OR last.forms = ARRAY[$2::text])
+     ORDER BY l.address, l.port LIMIT $3
+       FOR UPDATE OF l
 """
 PUBLISHED4 = """
     SELECT DISTINCT host(address), address FROM relaytest.listing_current
@@ -59,6 +115,39 @@ PUBLISHED6 = """
 """
 EXPORT = "SELECT host FROM ({query}) AS entry"
 CODE = "SELECT min(code) FROM relaytest.listing_current WHERE address = $1"
+
+
+_BY_HAND = [event.value for event in BY_HAND]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A target that is listed or suspected, and the trial that put it there."""
+
+    address: Address
+    port: int
+    state: State
+    trial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row of the history.
+
+    Attributes:
+        trial: The evidence, if a trial was the cause.
+        why: For the public.
+        actor: Who did it by hand; None: the program.
+    """
+
+    address: Address
+    port: int
+    event: Event
+    old: State
+    new: State
+    trial: int | None
+    why: str
+    actor: str | None = None
 
 
 async def state_of(connection: Connection, address: Address, port: int) -> tuple[State, int | None]:
@@ -76,34 +165,96 @@ async def enter(
     )
 
 
+async def suspect(
+    connection: Connection,
+    trial: Trial,
+    *,
+    expire_after: timedelta,
+    confirm_after: timedelta | None,
+) -> None:
+    """Suspect the trial's target, or renew the suspicion.
+
+    Args:
+        connection: Inside a transaction.
+        trial: It relayed.
+        expire_after: How long the suspicion lives.
+        confirm_after: When to test again to confirm it; None: no need. An earlier test stays.
+    """
+    await connection.execute(
+        SUSPECT, trial.address, trial.port, trial.id, expire_after, confirm_after
+    )
+
+
+async def relayed_at(
+    connection: Connection, address: Address, port: int, within: timedelta
+) -> tuple[datetime, ...]:
+    """Return when the trials began that relayed, since the last that was closed or taken back."""
+    rows = await connection.fetch(RELAYED, address, port, within, _BY_HAND)
+    return tuple(row[0] for row in rows)
+
+
+async def overruled(connection: Connection, trial: Trial) -> bool:
+    """Whether an administrator took the target off since the trial began."""
+    key = (trial.address, trial.port, trial.id, _BY_HAND)
+    return bool(await connection.fetchval(OVERRULED, *key))
+
+
+async def standing_of(connection: Connection, address: Address) -> list[Standing]:
+    """Return where an address is listed or suspected, locked until the transaction ends."""
+    return [_standing(row) for row in await connection.fetch(STANDING, address)]
+
+
+async def decided_since(
+    connection: Connection, since: datetime, form: str | None, most: int
+) -> list[Standing]:
+    """Return what was listed or suspected by a trial judged since then, locked.
+
+    Args:
+        connection: Inside a transaction.
+        since: The deciding trial was first found open then or later.
+        form: Only where no other form came back; None: all.
+        most: Rows.
+    """
+    return [_standing(row) for row in await connection.fetch(DECIDED_SINCE, since, form, most)]
+
+
+def _standing(row: asyncpg.Record) -> Standing:
+    return Standing(row["address"], row["port"], State(row["state"]), row["trial"])
+
+
 async def leave(connection: Connection, address: Address, port: int, trial: int | None) -> None:
     """Take a target off the list."""
     await connection.execute(LEAVE, address, port, trial)
 
 
-async def note_change(
-    connection: Connection,
-    target: tuple[Address, int],
-    event: Event,
-    change: tuple[State, State],
-    *,
-    trial: int | None,
-    why: str,
-) -> None:
+async def note_change(connection: Connection, change: Change) -> None:
     """Write the audit row of a change from one state to another, and wake the publisher."""
-    old, new = change
-    await connection.execute(NOTE_CHANGE, *target, event.value, old.value, new.value, trial, why)
+    await connection.execute(
+        NOTE_CHANGE,
+        change.address,
+        change.port,
+        change.event.value,
+        change.old.value,
+        change.new.value,
+        change.trial,
+        change.why,
+        change.actor,
+    )
     await connection.execute(RING)
 
 
 async def expired(connection: Connection) -> list[tuple[Address, int]]:
-    """Return listings past their end, locked until the transaction ends."""
+    """Return listings and suspicions past their end, locked until the transaction ends."""
     return [(row["address"], row["port"]) for row in await connection.fetch(EXPIRED)]
 
 
-async def recheck(connection: Connection, recheck_every: timedelta) -> int:
-    """Ask for the automatic retests that are due; return how many."""
-    done: str = await connection.execute(RECHECK, recheck_every)
+async def recheck(
+    connection: Connection,
+    recheck_every: timedelta,
+    confirm_after: timedelta = timedelta(hours=24),
+) -> int:
+    """Ask for the automatic retests of the listed and suspected that are due; return how many."""
+    done: str = await connection.execute(RECHECK, recheck_every, confirm_after)
     return int(done.rpartition(" ")[2])
 
 

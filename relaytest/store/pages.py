@@ -6,6 +6,7 @@ import asyncpg
 
 from relaytest.core.target import Address
 from relaytest.core.transcript import Exchange, Transcript
+from relaytest.store import exclusions
 from relaytest.store.database import Connection
 
 VERDICTS = """
@@ -17,12 +18,20 @@ LISTINGS = """
     SELECT port, code, listed_at, expires_at, recheck_at, trial
       FROM relaytest.listing_current WHERE address = $1 ORDER BY port
 """
+SUSPICIONS = """
+    SELECT port, changed_at, expires_at, recheck_at, trial FROM relaytest.listing
+     WHERE address = $1 AND state = 'suspected' AND expires_at > now() ORDER BY port
+"""
+NOMINATIONS = """
+    SELECT count(*) AS samples, max(received_at) AS last_at FROM relaytest.nomination
+     WHERE address = $1 HAVING count(*) > 0
+"""
 JOBS = """
     SELECT port, reason::text, priority, run_at, leased, requests
       FROM relaytest.job WHERE address = $1 ORDER BY port
 """
 HISTORY = """
-    SELECT port, at, event, old, new, why, trial FROM relaytest.listing_history
+    SELECT port, at, event, old, new, why, trial, actor FROM relaytest.listing_history
      WHERE address = $1 ORDER BY at DESC, id DESC LIMIT 200
 """
 TRIAL = "SELECT id, address, port, started_at, visits FROM relaytest.trial WHERE id = $1"
@@ -55,6 +64,9 @@ class Standing:
     listings: list[asyncpg.Record]
     jobs: list[asyncpg.Record]
     history: list[asyncpg.Record]
+    suspicions: list[asyncpg.Record]
+    exclusions: list[asyncpg.Record]
+    nominations: list[asyncpg.Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,9 @@ async def standing_of(connection: Connection, address: Address) -> Standing:
         await connection.fetch(LISTINGS, address),
         await connection.fetch(JOBS, address),
         await connection.fetch(HISTORY, address),
+        await connection.fetch(SUSPICIONS, address),
+        await exclusions.covering(connection, address),
+        await connection.fetch(NOMINATIONS, address),
     )
 
 

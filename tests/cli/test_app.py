@@ -27,6 +27,7 @@ COMMANDS = (
         [name]
         for name in (*DAEMONS, "up", "check", "enqueue", "lookup", "status", "battery", "version")
     ],
+    *[[name] for name in ("exclude", "include", "delist", "purge", "nominate")],
     ["db", "upgrade"],
     ["db", "status"],
     ["config", "check"],
@@ -370,7 +371,15 @@ async def test_lookup_takes_a_v4_mapped_address_for_the_address_it_means(on, lis
 
 async def test_lookup_prints_json(on, listed):
     found = json.loads((await on("lookup", listed, "--json")).said)
-    assert sorted(found) == ["history", "jobs", "listings", "verdicts"]
+    assert sorted(found) == [
+        "exclusions",
+        "history",
+        "jobs",
+        "listings",
+        "nominations",
+        "suspicions",
+        "verdicts",
+    ]
     assert found["verdicts"][0]["explanation"] == "It [relays]."
     assert found["listings"][0]["code"] == 2
 

@@ -4,17 +4,44 @@ from ipaddress import ip_address
 from itertools import product
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from relaytest.core.listing import TRANSITIONS, Event, State, event_for, step, unlistable
+from relaytest.core.listing import (
+    BY_HAND,
+    TRANSITIONS,
+    WHEN_EXCLUDED,
+    Event,
+    State,
+    event_for,
+    step,
+    unlistable,
+)
 from relaytest.core.verdict import Finding
 
+U, S, L = State.UNLISTED, State.SUSPECTED, State.LISTED
 TABLE = {
-    (State.UNLISTED, Event.FOUND_OPEN): State.LISTED,
-    (State.UNLISTED, Event.FOUND_CLOSED): None,
-    (State.UNLISTED, Event.EXPIRED): None,
-    (State.LISTED, Event.FOUND_OPEN): State.LISTED,
-    (State.LISTED, Event.FOUND_CLOSED): State.UNLISTED,
-    (State.LISTED, Event.EXPIRED): State.UNLISTED,
+    (U, Event.FOUND_OPEN): L,
+    (U, Event.FOUND_SUSPECT): S,
+    (U, Event.FOUND_CLOSED): None,
+    (U, Event.NOMINATED): None,
+    (U, Event.EXPIRED): None,
+    (U, Event.DELISTED): None,
+    (U, Event.PURGED): None,
+    (S, Event.FOUND_OPEN): L,
+    (S, Event.FOUND_SUSPECT): S,
+    (S, Event.FOUND_CLOSED): U,
+    (S, Event.NOMINATED): L,
+    (S, Event.EXPIRED): U,
+    (S, Event.DELISTED): U,
+    (S, Event.PURGED): U,
+    (L, Event.FOUND_OPEN): L,
+    (L, Event.FOUND_SUSPECT): None,
+    (L, Event.FOUND_CLOSED): U,
+    (L, Event.NOMINATED): None,
+    (L, Event.EXPIRED): U,
+    (L, Event.DELISTED): U,
+    (L, Event.PURGED): U,
 }
 EVENTS = {
     Finding.OPEN: Event.FOUND_OPEN,
@@ -29,13 +56,17 @@ def name_of(value):
 
 def reachable_from(start):
     found = {start}
-    while more := {new for (old, _), new in TRANSITIONS.items() if old in found} - found:
+    while more := {new for (old, _), new in TRANSITIONS.items() if new and old in found} - found:
         found |= more
     return found
 
 
 def test_the_expected_table_is_total():
     assert TABLE.keys() == set(product(State, Event))
+
+
+def test_every_pair_is_decided_in_the_table():
+    assert TRANSITIONS.keys() == set(product(State, Event))
 
 
 @pytest.mark.parametrize(("state", "event"), TABLE, ids=name_of)
@@ -48,22 +79,47 @@ def test_every_state_is_reached_from_every_other(start):
     assert reachable_from(start) == set(State)
 
 
-def test_only_a_verdict_of_open_puts_on_the_list():
-    entering = {
-        event
-        for (old, event), new in TRANSITIONS.items()
-        if old is State.UNLISTED and new is State.LISTED
-    }
-    assert entering == {Event.FOUND_OPEN}
+def events(leading):
+    return {event for (old, event), new in TRANSITIONS.items() if new and leading(old, new)}
 
 
-def test_only_a_verdict_of_closed_or_expiry_takes_off_the_list():
-    leaving = {
-        event
-        for (old, event), new in TRANSITIONS.items()
-        if old is State.LISTED and new is not State.LISTED
+def test_only_what_relays_comes_on_the_list():
+    assert events(lambda old, new: old is U and new is L) == {Event.FOUND_OPEN}
+
+
+def test_a_suspicion_becomes_a_listing_by_proof_or_by_the_sample_that_was_missing():
+    assert events(lambda old, new: old is S and new is L) == {Event.FOUND_OPEN, Event.NOMINATED}
+
+
+def test_only_closed_expiry_and_the_administrator_take_off_the_list():
+    leaving = {Event.FOUND_CLOSED, Event.EXPIRED, Event.DELISTED, Event.PURGED}
+    assert events(lambda old, new: old is L and new is not L) == leaving
+    assert events(lambda old, new: old is S and new is U) == leaving
+
+
+def test_nobody_is_listed_by_hand():
+    assert [event for event in BY_HAND for state in State if step(state, event) in {S, L}] == []
+
+
+def test_of_an_excluded_target_only_time_and_the_administrator_move_the_listing():
+    assert WHEN_EXCLUDED.keys() == set(Event)
+    assert {event for event, counts in WHEN_EXCLUDED.items() if counts} == {
+        Event.EXPIRED,
+        *BY_HAND,
     }
-    assert leaving == {Event.FOUND_CLOSED, Event.EXPIRED}
+
+
+@given(st.lists(st.sampled_from(Event)))
+def test_whatever_happens_a_listing_follows_from_relaying(history):
+    """A target is only listed or suspected if it relayed after whatever last took it off."""
+    state, relayed = State.UNLISTED, False
+    for event in history:
+        new = step(state, event)
+        relayed = relayed or event in {Event.FOUND_OPEN, Event.FOUND_SUSPECT}
+        if new is State.UNLISTED:
+            relayed = False
+        state = new or state
+        assert relayed or state is State.UNLISTED
 
 
 def test_the_expected_events_are_total():

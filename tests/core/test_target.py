@@ -16,8 +16,10 @@ from relaytest.core.target import (
     SPECIAL,
     Scope,
     embedded_ipv4,
+    is_wide,
     literal,
     parse_address,
+    parse_network,
     refusal,
 )
 
@@ -322,3 +324,45 @@ def test_the_ipv4_address_inside_an_ipv6_address_is_found(text, inside):
 )
 def test_an_address_literal_is_written_as_rfc_5321_has_it(text, brackets):
     assert literal(ip_address(text)) == brackets
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.0/24", "192.0.2.0/24"),
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("192.0.2.0/255.255.255.0", "192.0.2.0/24"),
+        (" 2001:db8::/32 ", "2001:db8::/32"),
+        ("2001:db8::1", "2001:db8::1/128"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+    ],
+)
+def test_a_network_is_read(text, network):
+    assert parse_network(text) == ip_network(network)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("192.0.2.7/24", r"did you mean 192\.0\.2\.0/24\?"),
+        ("2001:db8::1/32", r"did you mean 2001:db8::/32\?"),
+        ("192.0.2.0/33", "33"),
+        ("192.0.2", "192.0.2"),
+        ("", "does not appear"),
+        ("mail.example", "does not appear"),
+        ("::ffff:192.0.2.0/120", "write it as an IPv4 network"),
+        ("fe80::1%eth0", "has a zone"),
+    ],
+)
+def test_what_is_no_network_is_told_with_what_would_be_right(text, told):
+    with pytest.raises(ValueError, match=told):
+        parse_network(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [("10.0.0.0/15", True), ("10.0.0.0/16", False), ("2001::/31", True), ("2001:db8::/32", False)],
+)
+def test_a_network_may_be_too_wide_to_be_meant(text, wide):
+    assert is_wide(ip_network(text)) is wide

@@ -1,6 +1,6 @@
 """Values as an operator writes them: every spelling that is taken, and those that are not."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 
 import pytest
@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relaytest.core.config import split_endpoint
-from relaytest.core.values import format_value, parse_duration, parse_endpoint, parse_host_name
+from relaytest.core.values import (
+    format_value,
+    parse_duration,
+    parse_endpoint,
+    parse_host_name,
+    parse_moment,
+)
 
 # ---- durations
 
@@ -171,3 +177,27 @@ def test_an_endpoint_without_an_address_is_refused(value):
 def test_a_port_that_is_no_port_is_refused_by_its_name(port):
     with pytest.raises(ValueError, match="must be 0 to 65535"):
         parse_endpoint(f"0.0.0.0:{port}")
+
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "ago", "moment"),
+    [
+        ("2h", True, NOW - timedelta(hours=2)),
+        ("30d", False, NOW + timedelta(days=30)),
+        ("2026-01-31", True, datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31 14:00", True, datetime(2026, 1, 31, 14, tzinfo=UTC)),
+        (" 2026-01-31T14:00:00Z ", True, datetime(2026, 1, 31, 14, tzinfo=UTC)),
+        ("2026-01-31 14:00+02:00", True, datetime(2026, 1, 31, 12, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_read(text, ago, moment):
+    assert parse_moment(text, NOW, ago=ago) == moment
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "-2h", "31.01.2026", "1e9d"])
+def test_what_is_no_moment_is_told_with_what_would_be_right(text):
+    with pytest.raises(ValueError, match='must be a time such as "2026-01-31"'):
+        parse_moment(text, NOW, ago=True)

@@ -143,7 +143,8 @@ async def listed(connection) -> dict[str, int]:
 
 async def changes(connection) -> list[tuple[str, str, str, str]]:
     rows = await connection.fetch(
-        "SELECT host(address), event, old, new FROM relaytest.listing_history ORDER BY id"
+        "SELECT host(address), event, old, new FROM relaytest.listing_history"
+        " WHERE event <> 'changed-by-sql' ORDER BY id"  # what a test did itself
     )
     return [tuple(row) for row in rows]
 

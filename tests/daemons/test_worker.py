@@ -610,6 +610,27 @@ async def test_a_target_out_of_scope_gets_no_packet(begin, connection):
     assert server.talks == []
 
 
+async def test_a_target_that_was_excluded_while_its_job_waited_gets_no_packet(begin, connection):
+    server = Target()
+    await connection.execute(
+        "INSERT INTO relaytest.exclusion (network, why)"
+        " VALUES (network(set_masklen($1::text::inet, 24)), 'owner objects')",
+        server.host,
+    )
+    async with begin() as lab, server.serve() as port:
+        await connection.execute(
+            "INSERT INTO relaytest.job (address, port, reason, priority)"
+            " VALUES ($1::text::inet, $2, 'operator', 1)",
+            server.host,
+            port,
+        )
+        row = await settled(lab, server.host)
+        assert found(row) == ("unknown", "out-of-scope")
+        assert "is excluded from testing: owner objects" in row["explanation"]
+        assert await ever_listed(lab) == 0
+    assert server.talks == []
+
+
 async def test_a_worker_without_a_sink_domain_claims_nothing(begin, logged):
     server = Target()
     async with begin(worker.run, sink={"domains": []}) as lab, server.serve() as port:

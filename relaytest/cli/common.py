@@ -1,0 +1,51 @@
+"""What the commands have in common: their options, and the way to the database."""
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from relaytest.cli.running import open_configured, require_schema, run_until_done
+from relaytest.cli.settings import data_folder
+from relaytest.core.config import Config
+from relaytest.core.errors import DatabaseAwayError
+from relaytest.store.cluster import Cluster
+from relaytest.store.database import Connection, Database
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file; else $RELAYTEST_CONFIG, else /etc.")
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Folder of `up`; else $RELAYTEST_DATA.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def end(work: Coroutine[Any, Any, int]) -> NoReturn:
+    """Do the work of a command; its result is the exit status."""
+    raise typer.Exit(run_until_done(work))
+
+
+@asynccontextmanager
+async def database(config: Config, data: Path | None, program: str) -> AsyncIterator[Database]:
+    """Open the configured database, or the private one of a running `up`."""
+    dsn = config.database.dsn or Cluster(data_folder(data) / "pg").dsn()
+    async with open_configured(config, dsn, program) as opened:
+        try:
+            yield opened
+        except DatabaseAwayError as error:
+            advice = "start `relaytest up`, or set database.dsn"
+            if config.database.dsn:
+                advice = "see database.dsn"
+            raise DatabaseAwayError(f"no database: {advice} ({error})") from None
+
+
+@asynccontextmanager
+async def transaction(config: Config, data: Path | None, program: str) -> AsyncIterator[Connection]:
+    """Give one transaction on a database that has our schema."""
+    async with database(config, data, program) as opened:
+        await require_schema(opened)
+        async with opened.transaction() as connection:
+            yield connection
