@@ -4,6 +4,8 @@
 #   make test                                 the whole gate: linters, types, unit to end-to-end
 #   make servers                              fetch real mail and DNS servers for the tests (apt)
 #   make bench                                measure, side by side with others
+#   make bench-accuracy                       servers of known truth, judged by us and by nmap
+#   make fuzz                                 look for inputs that break a rule, for a minute
 #   make lint                                 linters and types only
 #   make clean                                remove what the above made (not the data of `up`)
 
@@ -13,7 +15,7 @@ BIN    := $(VENV)/bin
 DEMO   ?=
 ARGS   ?=
 
-.PHONY: up test servers bench lint clean
+.PHONY: up test servers bench bench-accuracy fuzz lint clean
 
 up: $(VENV)/up.stamp
 	@exec $(BIN)/relaytest up $(if $(DEMO),--demo) $(ARGS)
@@ -26,6 +28,12 @@ servers: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+bench-accuracy: servers
+	$(BIN)/python -m tests.bench accuracy $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -q tests/test_sourcecode.py tests/test_layout.py

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -21,6 +22,7 @@ Daemon = Callable[[Config, Database, Stop], Coroutine[Any, Any, None]]
 def run_until_done(work: Coroutine[Any, Any, int]) -> int:
     """Run `work` on uvloop where it is installed, else on asyncio's own loop."""
     raise_file_limit()
+    tune_collector()
     factory = None
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional
@@ -36,6 +38,15 @@ def raise_file_limit() -> None:
     if hard != soft:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def tune_collector() -> None:
+    """Look for cyclic garbage seldom: a worker makes little, and has many live objects to pass.
+
+    With a thousand targets at once the usual thresholds cost a third of its processor time.
+    """
+    gc.freeze()  # modules live as long as the process
+    gc.set_threshold(10_000, 20, 20)
 
 
 @contextlib.asynccontextmanager

@@ -292,6 +292,10 @@ _ADVICE = {
         "The server, or a filter in front of it, sends replies that nobody waits for; check "
         "past the filter, or see the sessions with --transcript."
     ),
+    Reason.REPLAYED: (
+        "Find out who reads the server's mail and sent our message on: a filter, an archive, a "
+        "trap. Or check again."
+    ),
     Reason.SINK_DOWN: (
         "Make the sink reachable: the MX of the sink domain must lead to --sink-listen. Then "
         "check again."

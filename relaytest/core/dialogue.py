@@ -94,20 +94,6 @@ Move = Greeting | Send | Content | Farewell | Secure
 
 
 @dataclass(frozen=True, slots=True)
-class Encryption:
-    """What TLS came to. Certificates are not checked, for we do not care who listens.
-
-    Attributes:
-        version: Such as "TLSv1.3".
-        certificate: The server's, DER.
-    """
-
-    version: str
-    cipher: str
-    certificate: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Got:
     """What came back after a Move.
 
@@ -234,8 +220,7 @@ def greet(name: bytes, *, secure: bool = False, old: bool = False) -> Generator[
     if got.broken is not None or not got.replies or got.replies[0].code != 220:
         greeting = got.replies[0] if got.replies else None
         return Hello(greeting, broken=got.broken)
-    verbs = (b"HELO",) if old else _HELLOS
-    return (yield from _hello(name, got.replies[0], verbs))
+    return (yield from _hello(name, got.replies[0], _HELLOS[old:]))
 
 
 def secure(name: bytes, hello: Hello) -> Generator[Move, Got, Hello]:
@@ -303,13 +288,16 @@ def ask(
 
 
 def part(answers: Answers) -> Generator[Move, Got, Answers]:
-    """Say QUIT and look that nothing but its reply comes; a surplus reply voids the answers."""
+    """Say QUIT and look that nothing but its reply comes; a surplus reply voids the answers.
+
+    That a message went out stays true, whatever the replies to it are worth.
+    """
     if answers.broken is None and not answers.parted:
         answers.parted = True
-        got = yield Farewell()
-        answers.broken = got.broken
-    if answers.broken is not None and answers.broken.kind in {Break.DESYNC, Break.GARBAGE}:
-        answers.outcomes.clear()
+        answers.broken = (yield Farewell()).broken
+    if _is_void(answers.broken):
+        sent = [outcome.form for outcome in answers.outcomes if outcome.message_sent]
+        answers.outcomes = [Outcome(form, Step.END_OF_DATA, None) for form in sent]
     return answers
 
 
@@ -368,8 +356,9 @@ def _hand_over(
     reply = got.replies[0] if got.replies else None
     if refused:
         _note(offer, replies[:2], answers, first=False)
-    elif got.broken is None or got.broken.kind not in {Break.DESYNC, Break.GARBAGE}:
-        answers.outcomes.append(Outcome(offer.form, Step.END_OF_DATA, reply))
+    else:
+        told = None if _is_void(got.broken) else reply
+        answers.outcomes.append(Outcome(offer.form, Step.END_OF_DATA, told))
     if reply is not None and reply.code == 421:
         answers.hung_up = True
 
@@ -387,6 +376,10 @@ def _note(offer: Offer, replies: Sequence[Reply], answers: Answers, *, first: bo
         answers.outcomes.append(Outcome(offer.form, step, replies[place]))
 
 
+def _is_void(broken: Broken | None) -> bool:
+    return broken is not None and broken.kind in {Break.DESYNC, Break.GARBAGE}
+
+
 def _note_hang_up(replies: Sequence[Reply], answers: Answers) -> bool:
     """421 may answer any command and ends the session (RFC 5321 section 3.8)."""
     answers.hung_up = answers.hung_up or any(reply.code == 421 for reply in replies)
@@ -394,7 +387,5 @@ def _note_hang_up(replies: Sequence[Reply], answers: Answers) -> bool:
 
 
 def _mail_and_rcpt(offer: Offer) -> tuple[bytes, bytes]:
-    return (
-        b"MAIL FROM:%b" % offer.envelope.reverse_path,
-        b"RCPT TO:%b" % offer.envelope.forward_path,
-    )
+    paths = offer.envelope
+    return b"MAIL FROM:%b" % paths.reverse_path, b"RCPT TO:%b" % paths.forward_path

@@ -7,7 +7,9 @@ from datetime import datetime
 
 from relaytest.core import phrases
 from relaytest.core.dialogue import Step
+from relaytest.core.names import names_of
 from relaytest.core.probe import CONTROL, Form
+from relaytest.core.received import Hop
 from relaytest.core.reply import Reply
 from relaytest.core.target import Address
 from relaytest.core.token import Mailbox
@@ -50,6 +52,7 @@ class Met:
         detail: What broke it, in words.
         greeting: First reply, if one came.
         hello: Reply to EHLO or HELO, if one came.
+        source: Our address on it, if it stood.
     """
 
     visit: int
@@ -57,6 +60,7 @@ class Met:
     detail: str = ""
     greeting: Reply | None = None
     hello: Reply | None = None
+    source: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ class Receipt:
         peer: Who handed it to us.
         reverse_path: As it came, brackets included.
         forward_path: Likewise.
+        helo: What the peer called itself.
+        hops: Its Received lines.
     """
 
     form: int
@@ -75,6 +81,8 @@ class Receipt:
     reverse_path: bytes
     forward_path: bytes
     received_at: datetime
+    helo: bytes = b""
+    hops: tuple[Hop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +149,27 @@ def proofs_of(evidence: Evidence) -> tuple[Receipt, ...]:
     For a form whose reverse-path is its forward-path, bounces and answers arrive where a copy
     would. Only a message that still carries the reverse-path we gave it is a copy then.
     """
+    copies = _copies(evidence)
+    return tuple(receipt for receipt in copies if _is_explained(receipt, evidence))
+
+
+def replays_of(evidence: Evidence) -> tuple[Receipt, ...]:
+    """Return the copies of messages that the target took, which nothing connects with it.
+
+    Somebody who reads its mail may have sent them, or it stripped its traces: they prove
+    nothing, and where there is one, silence proves nothing either. A copy of what the target
+    never had is somebody's own work, and says nothing of the target.
+    """
+    handed_over = _handed_over(evidence)
     return tuple(
+        one
+        for one in _copies(evidence)
+        if one.form in handed_over and not _is_explained(one, evidence)
+    )
+
+
+def _copies(evidence: Evidence) -> list[Receipt]:
+    return [
         receipt
         for receipt in evidence.receipts
         if receipt.mailbox is Mailbox.FORWARD
@@ -150,7 +178,53 @@ def proofs_of(evidence: Evidence) -> tuple[Receipt, ...]:
             or not form.bounces_to_itself
             or _mailbox(receipt.reverse_path) == _mailbox(receipt.forward_path)
         )
+    ]
+
+
+def _is_explained(receipt: Receipt, evidence: Evidence) -> bool:
+    """The target itself brings it, or it was handed to the target and the way from there is seen.
+
+    Only who had the message knows its token, so a copy from elsewhere has passed the target in
+    any case; but a filter or a trap that looks at mail may have replayed it.
+    """
+    if receipt.peer == evidence.address:
+        return True
+    return receipt.form in _handed_over(evidence) and (
+        same_system(receipt.peer, evidence.address) or _is_traced(receipt, evidence)
     )
+
+
+def _handed_over(evidence: Evidence) -> set[int]:
+    return {one.form for one in evidence.asked if one.step is Step.END_OF_DATA}
+
+
+def same_system(one: Address, other: Address) -> bool:
+    """Whether two addresses are so near that one operator's mail may come in here and leave there.
+
+    The whole of 127.0.0.0/8 is one machine (RFC 1122 section 3.2.1.3).
+    """
+    if one.version != other.version:
+        return False
+    if one.is_loopback and other.is_loopback:
+        return True
+    bits = 8 if one.version == 4 else 64  # a /24, a /64
+    return int(one) >> bits == int(other) >> bits
+
+
+def _is_traced(receipt: Receipt, evidence: Evidence) -> bool:
+    """Its peer goes by the target's name, or a Received line names the target, or us as client."""
+    names = {name for met in evidence.met for name in _names_of(evidence.address, met)}
+    addresses = {evidence.address} | {met.source for met in evidence.met if met.source}
+    return receipt.helo.decode("latin-1").lower() in names or any(
+        hop.addresses & addresses or hop.names & names for hop in receipt.hops
+    )
+
+
+def _names_of(address: Address, met: Met) -> set[str]:
+    if met.greeting is None:
+        return set()
+    names = names_of(address, greeting=met.greeting, hello=met.hello, pointer=None)
+    return {found.name.lower() for found in names.found}
 
 
 def _mailbox(path: bytes) -> bytes:
@@ -200,6 +274,18 @@ def forms_to_ask(evidence: Evidence) -> tuple[Form, ...]:
     standings = standings_of(evidence)
     unsettled = {Standing.DEFERRED, Standing.UNANSWERED}
     return tuple(form for form in evidence.forms if standings[form.number] in unsettled)
+
+
+def visits_in_vain(evidence: Evidence, visits: int) -> int:
+    """Return how many of the last visits, not counting the first, answered nothing new.
+
+    A server that lets a stranger in ten times in ten minutes (Debian's sendmail) answers a long
+    battery in several visits, each of which gets on; greylisting shows in visits that do not.
+    """
+    first: dict[int, int] = {}
+    for one in evidence.asked:
+        first[one.form] = min(one.visit, first.get(one.form, one.visit))
+    return visits - max(first.values(), default=1)
 
 
 # Of what a form came to in clear and inside TLS, the first that is there counts.

@@ -23,6 +23,7 @@ from relaytest.core.evidence import (
     control_of,
     in_order,
     proofs_of,
+    replays_of,
     standings_of,
 )
 from relaytest.core.probe import CONTROL, Form
@@ -73,6 +74,7 @@ def _decide(evidence: Evidence, patience: Patience, now: datetime) -> Verdict | 
         or _unanswered(evidence, standings)
         or _deferred(evidence, standings)
         or _waiting(evidence, standings, evidence.probed_at, patience, now)
+        or _replayed(replays_of(evidence))
         or _closed(evidence, standings)
     )
 
@@ -128,6 +130,17 @@ def _only_inside_tls(evidence: Evidence, relayed: Sequence[Form]) -> bool:
         one.form for one in evidence.asked if not one.tls and one.reply and one.reply.permanent
     }
     return bool(handed_over) and all(one.tls and one.form in refused for one in handed_over)
+
+
+def _replayed(replays: Sequence[Receipt]) -> Verdict | None:
+    if not replays:
+        return None
+    return unknown(
+        Reason.REPLAYED,
+        f"A message of ours came back from {replays[0].peer}, but nothing connects that with the "
+        "server: no Received line shows the way. Somebody who can read its mail may have sent "
+        "it. The server itself bringing one would change this.",
+    )
 
 
 def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:

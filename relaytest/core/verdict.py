@@ -28,6 +28,7 @@ class Reason(enum.Enum):
     NOT_SMTP = "not-smtp"  # unknown: something else answers
     INCOMPLETE = "incomplete"  # unknown: forms without an answer
     DESYNC = "desync"  # unknown: replies cannot be paired with commands
+    REPLAYED = "replayed"  # unknown: a message came back from where nothing leads to the target
     SINK_DOWN = "sink-down"  # unknown: not returned, but our sink was not proven to work
     OUT_OF_SCOPE = "out-of-scope"  # unknown: may not be contacted
 

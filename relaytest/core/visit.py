@@ -5,12 +5,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from relaytest.core import phrases
-from relaytest.core.dialogue import Answers, Break, Broken, Encryption, Hello, Offer, Outcome, Step
+from relaytest.core.dialogue import Answers, Break, Broken, Hello, Offer, Outcome, Step
 from relaytest.core.evidence import Asked, Met
 from relaytest.core.plan import Purpose
 from relaytest.core.reply import Reply
 from relaytest.core.target import Address
 from relaytest.core.transcript import Transcript
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What TLS came to. Certificates are not checked, for we do not care who listens.
+
+    Attributes:
+        version: Such as "TLSv1.3".
+        certificate: The server's, DER.
+    """
+
+    version: str
+    cipher: str
+    certificate: bytes
 
 
 @dataclass(slots=True)
@@ -90,6 +104,7 @@ class SessionRecord:
             self.broken.text if self.broken else "",
             self.hello.greeting if self.hello else None,
             self.hello.reply if self.hello else None,
+            self.source,
         )
 
 

@@ -16,6 +16,7 @@ from relaytest.core.config import Config, split_endpoint
 from relaytest.core.evidence import Evidence, Receipt
 from relaytest.core.offers import Asker
 from relaytest.core.probe import CONTROL, Form
+from relaytest.core.received import hops_of
 from relaytest.core.reception import Delivery
 from relaytest.core.target import Address, parse_address, refusal
 from relaytest.core.token import Mailbox, Token
@@ -329,6 +330,8 @@ class Check:
                     delivery.reverse_path,
                     recipient.forward_path,
                     utcnow(),
+                    delivery.helo,
+                    hops_of(delivery.message),
                 )
                 case.add(receipt)
         return True

@@ -118,6 +118,11 @@ class Visit:
         last = [record.ended for record in self.records[since:][-_STRIKES:]]
         return len(last) == _STRIKES and set(last) <= _TURNED_AWAY
 
+    def turned_away(self, first: int | None) -> bool:
+        """Whether a session was, from record `first` on; None: not asked."""
+        records = self.records[first:] if first is not None else []
+        return any(record.ended in _TURNED_AWAY for record in records)
+
     def outcomes(self, *, tls: bool) -> list[Outcome]:
         """Return the answers that came in clear, or inside TLS."""
         records = [one for one in self.records if (one.encryption is not None) is tls]
@@ -283,13 +288,15 @@ class Prober:
         """Hold the sessions of a round, as many at once as it allows."""
         message = sessions.purpose is Purpose.CONFIRM
         gate = asyncio.Semaphore(sessions.at_once)
+        # One of several at once that is turned away tells of a limit; one alone, of bad luck.
+        first = len(visit.records) if sessions.at_once > 1 else None
 
         async def hold(forms: Sequence[Form]) -> None:
             async def offers(_: Hello) -> list[Offer]:
                 return self._offers(visit, forms, message=message)
 
             async with gate:
-                if not visit.shut_out:
+                if not visit.shut_out and not visit.turned_away(first):
                     manner = replace(visit.manner, channel=channel)
                     way = Way(manner, self._name(visit, forms[0].helo), sessions.pipelining)
                     await self._talk(visit, sessions.purpose, offers, way)

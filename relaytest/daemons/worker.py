@@ -18,7 +18,7 @@ import structlog
 from relaytest import __version__
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError
-from relaytest.core.evidence import Evidence, forms_to_ask, in_order
+from relaytest.core.evidence import Evidence, forms_to_ask, in_order, visits_in_vain
 from relaytest.core.judge import judge
 from relaytest.core.probe import CONTROL
 from relaytest.core.target import refusal
@@ -35,12 +35,13 @@ from relaytest.store import exclusions, jobs
 from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.jobs import Ending, Job
 
-_BATCH = 50  # jobs in one claim: ten at once cost little more than one
+_BATCH = 1000  # jobs in one claim; a worker whose loop is busy comes back late for more
 _LONGEST_SLEEP = timedelta(seconds=5)  # between looks at the queue, if no bell rings
 _SHORTEST_SLEEP = timedelta(milliseconds=50)  # due jobs that another worker has locked
 _BEAT = timedelta(seconds=5)
 _WIND_UP = 2.0  # seconds for visits to end by themselves when the program stops
 _LEASE_MARGIN = timedelta(seconds=60)  # beyond the longest visit, for storing its result
+_MOST_VISITS = 20  # of one trial
 _AFTER_A_FAULT = timedelta(seconds=30)  # before a job is tried again that failed through us
 
 log = structlog.get_logger("worker")
@@ -214,20 +215,18 @@ class Worker:
         """How long until the next visit; None if there is no use in one, or no further one."""
         retries = self._config.timing.retries
         number, now = job.visits + 1, utcnow()
-        verdict = judge(
-            replace(
-                earlier,
-                forms=visit.forms,
-                asked=earlier.asked + asked_in(visit.records, number),
-                met=earlier.met + tuple(record.met(number) for record in visit.records),
-                probed_at=now,
-            ),
-            self._patience,
-            now,
+        found = replace(
+            earlier,
+            forms=visit.forms,
+            asked=earlier.asked + asked_in(visit.records, number),
+            met=earlier.met + tuple(record.met(number) for record in visit.records),
+            probed_at=now,
         )
-        if number > len(retries) or not worth_another_visit(verdict):
+        vain = visits_in_vain(found, number)
+        if vain >= len(retries) or number >= _MOST_VISITS:
             return None
-        return retries[number - 1]
+        verdict = judge(found, self._patience, now)
+        return retries[vain] if worth_another_visit(verdict) else None
 
     async def _store(self, job: Job, visit: Visit | None, *, retry_in: timedelta | None) -> None:
         """End the job, or put it back, together with what the visit found (None: nothing)."""

@@ -28,7 +28,6 @@ from relaytest.core.dialogue import (
     Break,
     Broken,
     Content,
-    Encryption,
     Farewell,
     Got,
     Greeting,
@@ -37,6 +36,7 @@ from relaytest.core.dialogue import (
     Send,
 )
 from relaytest.core.errors import RelaytestError
+from relaytest.core.visit import Encryption
 from relaytest.net.smtp_wire import Wire, reason_of
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")

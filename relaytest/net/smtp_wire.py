@@ -15,9 +15,10 @@ from typing import cast
 
 from aiosmtplib.protocol import SMTPProtocol
 
-from relaytest.core.dialogue import Break, Broken, Encryption, Got
+from relaytest.core.dialogue import Break, Broken, Got
 from relaytest.core.reply import Reply
 from relaytest.core.transcript import Exchange, Transcript
+from relaytest.core.visit import Encryption
 from relaytest.net.reply_reader import ReplyReader
 
 TICK = 0.001  # seconds; uvloop's clock counts in these

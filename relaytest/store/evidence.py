@@ -9,6 +9,7 @@ import asyncpg
 from relaytest.core.dialogue import Step
 from relaytest.core.evidence import Asked, Evidence, Met, Receipt
 from relaytest.core.probe import Form
+from relaytest.core.received import hops_of
 from relaytest.core.reply import Reply
 from relaytest.core.target import Address
 from relaytest.core.token import Mailbox
@@ -18,11 +19,17 @@ from relaytest.core.visit import SessionRecord
 from relaytest.store.database import Connection
 
 KEYS = "SELECT key FROM relaytest.token_key ORDER BY id DESC"
+SESSION_IDS = """
+    SELECT nextval(pg_get_serial_sequence('relaytest.session', 'id')) AS id
+      FROM generate_series(1, $1)
+"""
+# The ids come first, so that all sessions of a visit go in one trip.
 SAVE_SESSION = """
     INSERT INTO relaytest.session
-           (trial, visit, purpose, started_at, seconds, source, ended, detail, greeting, hello,
+           (id, trial, visit, purpose, started_at, seconds, source, ended, detail, greeting, hello,
             at, ours, octets, tls, certificate)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) RETURNING id
+    OVERRIDING SYSTEM VALUE
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 """
 SAVE_OUTCOMES = """
     INSERT INTO relaytest.outcome (trial, visit, session, form, step, code, reply)
@@ -61,9 +68,12 @@ OUTCOMES = """
       FROM relaytest.outcome AS o JOIN relaytest.session AS s ON s.id = o.session
      WHERE o.trial = $1
 """
-SESSIONS = "SELECT visit, ended, detail, greeting, hello FROM relaytest.session WHERE trial = $1"
+SESSIONS = (
+    "SELECT visit, ended, detail, greeting, hello, source FROM relaytest.session WHERE trial = $1"
+)
 RECEIPTS = """
-    SELECT form, mailbox, peer, reverse_path, forward_path, received_at
+    SELECT form, mailbox, peer, reverse_path, forward_path, received_at, helo,
+           substring(message FOR 65536) AS message
       FROM relaytest.receipt WHERE trial = $1
 """
 SINK_PROVEN = """
@@ -156,19 +166,22 @@ async def save_visit(
         forms: Numbers of all forms of the trial.
         ended: No further visit will come.
     """
-    rows: list[tuple[int, int, str, int | None, str]] = []
-    for record in records:
-        session: int = await connection.fetchval(SAVE_SESSION, trial, visit, *_session_row(record))
-        rows += [
-            (
-                session,
-                outcome.form,
-                outcome.step.value,
-                outcome.reply.code if outcome.reply else None,
-                _reply_text(outcome.reply),
-            )
-            for outcome in record.answers.outcomes
-        ]
+    ids = [row["id"] for row in await connection.fetch(SESSION_IDS, len(records))]
+    numbered = list(zip(ids, records, strict=True))
+    await connection.executemany(
+        SAVE_SESSION, [(number, trial, visit, *_session_row(one)) for number, one in numbered]
+    )
+    rows = [
+        (
+            number,
+            outcome.form,
+            outcome.step.value,
+            outcome.reply.code if outcome.reply else None,
+            _reply_text(outcome.reply),
+        )
+        for number, record in numbered
+        for outcome in record.answers.outcomes
+    ]
     if rows:
         await connection.execute(
             SAVE_OUTCOMES, trial, visit, *(list(column) for column in zip(*rows, strict=True))
@@ -289,11 +302,13 @@ def _asked(row: asyncpg.Record) -> Asked:
 
 def _met(row: asyncpg.Record) -> Met:
     greeting, hello = _parse_whole(row["greeting"]), _parse_whole(row["hello"])
-    return Met(row["visit"], row["ended"], row["detail"], greeting, hello)
+    return Met(row["visit"], row["ended"], row["detail"], greeting, hello, row["source"])
 
 
 def _receipt(row: asyncpg.Record) -> Receipt:
-    return Receipt(**{**row, "mailbox": Mailbox[row["mailbox"].upper()]})
+    columns = {**row, "mailbox": Mailbox[row["mailbox"].upper()]}
+    hops = hops_of(columns.pop("message"))
+    return Receipt(**columns, hops=hops)
 
 
 async def save_verdict(connection: Connection, trial: Trial, verdict: Verdict) -> bool:

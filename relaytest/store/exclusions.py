@@ -1,4 +1,4 @@
-"""Networks that are not tested, by the administrator's word (sql/0006_policy.sql)."""
+"""Networks that are not tested, by the administrator's word (sql/0005_policy.sql)."""
 
 from collections.abc import Collection
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Samples of spam that came through a server (sql/0006_policy.sql)."""
+"""Samples of spam that came through a server (sql/0005_policy.sql)."""
 
 from relaytest.core.target import Address
 from relaytest.store.database import Connection

@@ -10,13 +10,16 @@ from pathlib import Path
 from rich.console import Console
 
 from relaytest.core.errors import ClusterError
-from tests.bench import battery, delay, queueing, receiving, servers
+from tests.bench import accuracy, battery, delay, mix, queueing, receiving, servers, sessions
 from tests.bench.report import Report, as_json, as_table, machine, missing
 
 BENCHMARKS: dict[str, Callable[[], Report]] = {
+    "accuracy": accuracy.run,
     "battery": battery.run,
     "delay": delay.run,
     "servers": servers.run,
+    "mix": mix.run,
+    "sessions": sessions.run,
     "queue": queueing.run,
     "sink": receiving.run,
 }

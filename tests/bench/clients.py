@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
+from typing import Any
 
 from aiosmtplib import SMTP
 
-from relaytest.core.config import parse_config
+from relaytest.core.config import Politeness, parse_config
 from relaytest.core.probe import Form
 from relaytest.daemons import shipped
 from relaytest.daemons.prober import Prober, Target, Visit
@@ -19,7 +20,8 @@ from relaytest.net.dns import Resolver
 Place = tuple[str, int]
 EHLO_NAME = "probe.relaytest.example"
 NOBODY = "127.66.0.1:9"  # in place of the system's name servers, which are none of our business
-SESSIONS_AT_ONCE = 4  # the default of politeness.sessions_at_once
+SESSIONS_AT_ONCE = Politeness().sessions_at_once
+QUICK, FULL = shipped.battery().up_to(2), shipped.battery().forms
 POSTMASTER = b"RCPT TO:<postmaster>"  # the prober's control recipient, which is no form
 _trials = itertools.count(1)
 
@@ -30,12 +32,13 @@ def forms(count: int) -> tuple[Form, ...]:
 
 
 @contextlib.asynccontextmanager
-async def prober() -> AsyncIterator[Prober]:
-    """Give a prober with the default configuration."""
+async def prober(**sections: dict[str, Any]) -> AsyncIterator[Prober]:
+    """Give a prober with the default configuration, or with other values in some sections."""
     config = parse_config(
         {
             "identity": {"ehlo_name": EHLO_NAME, "contact": "postmaster@example"},
             "sink": {"domains": ["sink.example"]},
+            **sections,
         }
     )
     async with Resolver([NOBODY], timedelta(milliseconds=200)) as resolver:
@@ -79,14 +82,21 @@ async def plain_session(place: Place, lines: Sequence[bytes]) -> int:
     return 4 + len(lines)  # the TCP handshake, the greeting, EHLO and QUIT
 
 
+async def plain_visit(place: Place, sessions: Sequence[Sequence[bytes]]) -> int:
+    """Hold the same sessions as the prober, the first alone; return the longest chain's trips."""
+    scout = await plain_session(place, sessions[0])
+    return scout + await plain_sessions(place, sessions[1:])
+
+
 async def plain_sessions(place: Place, sessions: Sequence[Sequence[bytes]]) -> int:
-    """Hold sessions with aiosmtplib, as many at once as the prober; return the longest's trips."""
-    trips: list[int] = []
+    """Hold sessions with aiosmtplib, as many at once as the prober; return the longest lane's."""
+    waiting, trips = iter(sessions), [0] * SESSIONS_AT_ONCE
 
-    async def hold(lines: Sequence[bytes]) -> None:
-        trips.append(await plain_session(place, lines))
+    async def take(lane: int) -> None:
+        for lines in waiting:
+            trips[lane] += await plain_session(place, lines)
 
-    await at_most(SESSIONS_AT_ONCE, [partial(hold, one) for one in sessions])
+    await at_most(SESSIONS_AT_ONCE, [partial(take, lane) for lane in range(SESSIONS_AT_ONCE)])
     return max(trips)
 
 

@@ -17,8 +17,11 @@ from typing import Any, cast
 import asyncpg
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.net.hostile import server_tls
+
 # --- a fast mail server that refuses every recipient -------------------------------------------
 
+_GREETING = b"220 mx.refuser.example ESMTP\r\n"
 _EHLO = b"250-mx.refuser.example\r\n250-PIPELINING\r\n250-SIZE 10240000\r\n250 8BITMIME\r\n"
 _REPLIES = {
     b"EHLO": _EHLO,
@@ -29,6 +32,7 @@ _REPLIES = {
     b"QUIT": b"221 2.0.0 Bye\r\n",
 }
 _UNKNOWN = b"500 5.5.2 Unknown command\r\n"
+TARPIT = 0.5  # seconds from reply to reply
 
 
 class Refuser(asyncio.Protocol):
@@ -39,7 +43,7 @@ class Refuser(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.write(b"220 mx.refuser.example ESMTP\r\n")
+        self._transport.write(_GREETING)
 
     def data_received(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -49,11 +53,102 @@ class Refuser(asyncio.Protocol):
             self._transport.close()
 
 
-async def refuse(host: str, port: str) -> None:
-    """Serve Refuser."""
-    server = await asyncio.get_running_loop().create_server(Refuser, host, int(port), backlog=512)
+async def refuse(host: str, port: str, *hosts: str) -> None:
+    """Serve Refuser, on several addresses if there are more."""
+    server = await asyncio.get_running_loop().create_server(
+        Refuser, [host, *hosts], int(port), backlog=4096
+    )
     async with server:
         await _until_told()
+
+
+# --- a mixed population ------------------------------------------------------------------------
+
+
+class Guest(asyncio.Protocol):
+    """One session of the population, counted.
+
+    Attributes:
+        now: Sessions that are open, of all kinds.
+        peak: The most there were.
+    """
+
+    now = 0
+    peak = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Guest.now += 1
+        Guest.peak = max(Guest.now, Guest.peak)
+        self.begin(cast("asyncio.Transport", transport))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        Guest.now -= 1
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        """Say nothing, for ever: the mute one."""
+
+
+class QuickGuest(Guest, Refuser):
+    """Answers at once."""
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        Refuser.connection_made(self, transport)
+
+
+class SlowGuest(Guest):
+    """A tarpit: each reply takes its time, and so does the next."""
+
+    def begin(self, transport: asyncio.Transport) -> None:
+        self._rest, self._replies = b"", deque([_GREETING])
+        self._transport = transport
+        self._timer = asyncio.get_running_loop().call_later(TARPIT, self._say)
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._replies.extend(_REPLIES.get(line[:4].upper(), _UNKNOWN) for line in lines)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(error)
+
+    def _say(self) -> None:
+        if self._replies:
+            self._transport.write(self._replies.popleft())
+        self._timer = asyncio.get_running_loop().call_later(TARPIT, self._say)
+
+
+async def mix(first: str, count: str, *hosts: str) -> None:
+    """Serve so many ports of ten addresses: seven quick, a tarpit, a mute one, none on the last.
+
+    In the end the most sessions at once are written.
+    """
+    kinds = [*[QuickGuest] * 7, SlowGuest, Guest]
+    loop = asyncio.get_running_loop()
+    for port in range(int(first), int(first) + int(count)):
+        for host, kind in zip(hosts, kinds, strict=False):
+            await loop.create_server(kind, host, port)
+    await _until_told()
+    print(Guest.peak)
+
+
+class Staller(asyncio.Protocol):
+    """Greets, answers EHLO, and never says another word."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(_GREETING)
+
+    def data_received(self, data: bytes) -> None:
+        if data.startswith(b"EHLO"):
+            self._transport.write(_EHLO)
+
+
+async def stall(clear: str, secure: str, *hosts: str) -> None:
+    """Serve Staller on two ports of each host: in clear, and inside TLS from the beginning."""
+    loop = asyncio.get_running_loop()
+    await loop.create_server(Staller, hosts, int(clear), backlog=4096)
+    await loop.create_server(Staller, hosts, int(secure), backlog=4096, ssl=server_tls())
+    await _until_told()
 
 
 # --- a line with a long delay ------------------------------------------------------------------
@@ -216,6 +311,8 @@ def exact_loop() -> asyncio.AbstractEventLoop:
 
 PEERS: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "refuse": refuse,
+    "mix": mix,
+    "stall": stall,
     "delay": delay,
     "keep": keep,
 }

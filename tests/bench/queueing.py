@@ -60,7 +60,7 @@ async def _insert_all(dsn: str, hosts: Sequence[str]) -> dict[str, list[Insert]]
     """Make all INSERTs, the turns of the two queues alternating."""
     inserts: dict[str, list[Insert]] = {EMPTY: [], FULL: []}
     connection = await asyncpg.connect(dsn)
-    await _until_a_worker_is_there(connection)
+    await until_a_worker_is_there(connection)
     await _insert(connection, hosts[:WARM_UP])
     for turn in range(2 * TURNS):
         first = WARM_UP + turn * INSERTS
@@ -74,7 +74,7 @@ async def _insert_all(dsn: str, hosts: Sequence[str]) -> dict[str, list[Insert]]
     return inserts
 
 
-async def _until_a_worker_is_there(connection: asyncpg.Connection) -> None:
+async def until_a_worker_is_there(connection: asyncpg.Connection) -> None:
     async with asyncio.timeout(20):
         while not await connection.fetchval("SELECT count(*) FROM relaytest.worker"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)

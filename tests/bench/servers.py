@@ -1,28 +1,35 @@
-"""Stock Postfix and Exim, as they come and closed, with their limits on errors; nmap beside us."""
+"""Stock mail servers, as they come and closed, with their limits on strangers; nmap beside us."""
 
 import asyncio
-import re
+import contextlib
 import statistics
-import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from relaytest.core.probe import CONTROL
-from tests.bench.clients import Place, forms, prober, target
+from relaytest.daemons import shipped
+from relaytest.daemons.prober import Visit
+from tests.bench import nmap
+from tests.bench.clients import Place, prober, target
 from tests.bench.report import Report, Row, missing
 from tests.mta import packages
 from tests.mta.exim import Exim
+from tests.mta.opensmtpd import OpenSmtpd
 from tests.mta.postfix import Postfix
 from tests.mta.process import ServerError, fresh_address, fresh_port
+from tests.mta.sendmail import Sendmail
 
-SERVERS: dict[str, type[Postfix | Exim]] = {"postfix": Postfix, "exim": Exim}
-COUNTS = (20, 32)
+Kind = type[Postfix | Exim | OpenSmtpd | Sendmail]
+SERVERS: dict[str, Kind] = {
+    "postfix": Postfix,
+    "exim": Exim,
+    "opensmtpd": OpenSmtpd,
+    "sendmail": Sendmail,
+}
+DEPTHS = {"quick": 2, "full": 4}  # and the tiers they take, as battery.depth has them
 TURNS = 3
-NMAP_FORMS = 16
-FOUND = "Server "  # so its verdicts begin; what begins otherwise is an error
-_PATIENCE = 60  # seconds for nmap
-_VERDICT = re.compile(r"^\|[_ ]smtp-open-relay: *(.*)$", re.MULTILINE)
 
 
 def run() -> Report:
@@ -45,59 +52,55 @@ def run() -> Report:
         rows,
         (
             f"relaytest: the worst of {TURNS} turns for the answers, the median for the seconds; "
-            f"nmap: script smtp-open-relay, {NMAP_FORMS} forms, once, its start included.",
+            f"nmap: script smtp-open-relay, {nmap.FORMS} forms, once, its start included.",
+            "A new server for each turn: sendmail counts a stranger's connections for 10 minutes.",
             "ratio: seconds of nmap to this, where nmap came to a verdict.",
         ),
     )
 
 
-def _visits(name: str, kind: type[Postfix | Exim], folder: Path) -> list[Row]:
-    host = fresh_address()
-    place = host, fresh_port(host)
-    with kind(
-        folder / name, *place, hostname="mx.bench.example", domains=[], sink=None, relay=False
-    ):
-        ours = [asyncio.run(_ours(place, count)) for count in COUNTS]
-        seconds, said = _nmap(place)
+def _visits(name: str, kind: Kind, folder: Path) -> list[Row]:
+    ours = [(depth, *_ours(kind, folder, tiers)) for depth, tiers in DEPTHS.items()]
+    with _server(kind, folder) as place:
+        seconds, said = nmap.ask(place)
     rows: list[Row] = []
-    reached = seconds if said.startswith(FOUND) else None
-    for count, (answered, sessions, mine) in zip(COUNTS, ours, strict=True):
+    reached = seconds if said.startswith(nmap.FOUND) else None
+    for depth, answered, sessions, mine in ours:
         ratio = reached / mine if reached else None
-        rows.append((name, f"relaytest, {count} forms", answered, sessions, mine, ratio))
+        rows.append((name, f"relaytest, {depth}", answered, sessions, mine, ratio))
     return [*rows, (name, "nmap", None, None, seconds, 1.0 if reached else None, said)]
 
 
-async def _ours(place: Place, count: int) -> tuple[str, int, float]:
+@contextlib.contextmanager
+def _server(kind: Kind, folder: Path) -> Iterator[Place]:
+    """Run a new server."""
+    host = fresh_address()
+    place = host, fresh_port(host)
+    with kind(
+        folder / host,
+        *place,
+        hostname="mx.bench.example",
+        domains=["bench.example"],
+        sink=None,
+        relay=False,
+    ):
+        yield place
+
+
+def _ours(kind: Kind, folder: Path, tiers: int) -> tuple[str, int, float]:
     """Return the forms answered of those asked, the sessions, and the seconds."""
     answered, sessions, seconds = [], [], []
-    async with prober() as prepared:
-        for _ in range(TURNS):
-            begun = time.perf_counter()
-            visit = await prepared.visit(target(place), forms(count))
-            seconds.append(time.perf_counter() - begun)
-            answered.append(len(visit.answered() - {CONTROL}))
-            sessions.append(len(visit.records))
+    for _ in range(TURNS):
+        with _server(kind, folder) as place:
+            visit, took = asyncio.run(_visit(place, tiers))
+        seconds.append(took)
+        answered.append(len(visit.answered() - {CONTROL}))
+        sessions.append(len(visit.records))
     return f"{min(answered)} of {len(visit.forms)}", max(sessions), statistics.median(seconds)
 
 
-def _nmap(place: Place) -> tuple[float | None, str]:
-    """Return the seconds that nmap took, and what it says."""
-    program, why = packages.find("nmap")
-    if program is None:
-        return None, f"not available: {why}"
-    options = ["-Pn", "-n", "-sT", "-p", str(place[1]), "--script", "+smtp-open-relay", place[0]]
-    begun = time.perf_counter()
-    try:
-        done = subprocess.run(
-            [program.path, *options],
-            env=program.environment,
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return None, f"no end within {_PATIENCE} s"
-    seconds = time.perf_counter() - begun
-    verdict = _VERDICT.search(done.stdout)
-    return seconds, verdict[1] if verdict else "none: the script says nothing"
+async def _visit(place: Place, tiers: int) -> tuple[Visit, float]:
+    async with prober() as prepared:
+        begun = time.perf_counter()
+        visit = await prepared.visit(target(place), shipped.battery().up_to(tiers))
+        return visit, time.perf_counter() - begun

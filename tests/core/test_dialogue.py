@@ -394,9 +394,17 @@ def test_no_answer_to_the_dot_leaves_open_whether_it_is_relayed(broken):
 @pytest.mark.parametrize("broken", [DESYNC, GARBAGE], ids=lambda one: one.kind.value)
 @pytest.mark.parametrize("replies", [(), (OK,)], ids=["no-reply", "reply"])
 def test_no_answer_is_taken_from_a_dot_whose_reply_cannot_be_told(broken, replies):
+    """But the message went out, and if it comes back, that counts."""
     script = [got(OK, OK, AHEAD), got(*replies, broken=broken)]
     _, answers = play(ask([offer(1, MESSAGE)], pipelining=True), *script)
-    assert answers == Answers([], broken)
+    assert answers == Answers([Outcome(1, Step.END_OF_DATA, None)], broken)
+
+
+def test_a_surplus_reply_after_the_dot_leaves_of_it_that_the_message_went_out():
+    taken = [got(OK), got(OK), got(AHEAD), got(OK)]
+    script = [*taken, got(OK), got(NO), got(OK), got(broken=DESYNC)]
+    _, answers = play(hold([offer(1, MESSAGE), offer(2)], pipelining=False), *script)
+    assert answers.outcomes == [Outcome(1, Step.END_OF_DATA, None)]
 
 
 def test_421_to_the_dot_is_an_answer_and_the_end():

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 
 import pytest
 from hypothesis import given, settings
@@ -19,9 +19,13 @@ from relaytest.core.evidence import (
     forms_to_ask,
     in_order,
     proofs_of,
+    replays_of,
+    same_system,
     standings_of,
+    visits_in_vain,
 )
 from relaytest.core.probe import CONTROL, parse_battery
+from relaytest.core.received import hops_of
 from relaytest.core.reply import Reply
 from relaytest.core.token import Mailbox
 
@@ -74,8 +78,11 @@ def received(
     forward_path=b"<uuuu@sink.example>",
     peer=TARGET,
     at=AT,
+    helo=b"mail.example",
+    way=(),
 ):
-    return Receipt(form, mailbox, peer, reverse_path, forward_path, at)
+    lines = b"".join(b"Received: %b\r\n" % line for line in way)
+    return Receipt(form, mailbox, peer, reverse_path, forward_path, at, helo, hops_of(lines))
 
 
 def standing_of(*found):
@@ -104,9 +111,72 @@ def test_a_copy_is_proof_whoever_it_says_it_is_from(reverse_path):
     assert proofs_of(evidence(received(EXT, reverse_path=reverse_path)))
 
 
-@pytest.mark.parametrize("peer", [TARGET, OTHER], ids=["from-the-target", "from-another-hop"])
-def test_a_copy_is_proof_whoever_hands_it_over(peer):
-    assert proofs_of(evidence(received(peer=peer)))
+def test_a_copy_from_the_target_itself_is_proof_whatever_was_answered():
+    """A worker may have been killed before it could store that the message went out."""
+    assert proofs_of(evidence(received()))
+    assert proofs_of(evidence(rcpt(DENIED), received()))
+
+
+FAR = IPv4Address("198.51.100.9")
+SOURCE = IPv4Address("203.0.113.5")
+MET = Met(1, "complete", "", Reply(220, ("mx.shop.example ESMTP",)), None, SOURCE)
+EXPLAINED = {
+    "same /24": {"peer": OTHER},
+    "names itself as the target": {"peer": FAR, "helo": b"MX.shop.example"},
+    "Postfix": {
+        "peer": FAR,
+        "way": [b"from mx (unknown [192.0.2.1]) by out.example (Postfix)"],
+    },
+    "qmail": {"peer": FAR, "way": [b"from unknown (HELO mx) (192.0.2.1) by out.isp.example"]},
+    "Exchange": {"peer": FAR, "way": [b"from a (192.0.2.1) by b (10.0.0.1) with Microsoft SMTP"]},
+    "the target's name": {"peer": FAR, "way": [b"by out.isp.example", b"by mx.shop.example"]},
+    "took it from us": {"peer": FAR, "way": [b"from probe ([203.0.113.5]) by hub.inside"]},
+    "a far hop": {"peer": FAR, "way": [b"by c", b"by b", b"from x ([192.0.2.1]) by a"]},
+}
+STRANGE = {
+    "no trace": {"peer": FAR},
+    "other names": {"peer": FAR, "helo": b"trap.example", "way": [b"from a.example by b.example"]},
+    "other addresses": {"peer": FAR, "way": [b"from a ([192.0.2.2]) by b ([198.51.100.9])"]},
+    "a longer name": {"peer": FAR, "way": [b"by notmx.shop.example.test"]},
+}
+
+
+@pytest.mark.parametrize("how", EXPLAINED.values(), ids=EXPLAINED)
+def test_a_copy_from_elsewhere_is_proof_if_its_way_from_the_target_is_seen(how):
+    found = evidence(MET, dot(OK), received(**how))
+    assert proofs_of(found)
+    assert replays_of(found) == ()
+
+
+@pytest.mark.parametrize("how", STRANGE.values(), ids=STRANGE)
+def test_a_copy_that_nothing_connects_with_the_target_is_a_replay(how):
+    found = evidence(MET, dot(OK), received(**how))
+    assert proofs_of(found) == ()
+    assert replays_of(found) == found.receipts
+
+
+@pytest.mark.parametrize("how", EXPLAINED.values(), ids=EXPLAINED)
+def test_what_was_never_handed_over_was_not_relayed(how):
+    """Somebody who saw the RCPT made a message of his own."""
+    found = evidence(MET, rcpt(DENIED), received(**how))
+    assert proofs_of(found) == ()
+    assert replays_of(found) == ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.254", True),
+        ("192.0.2.1", "192.0.3.1", False),
+        ("127.0.0.1", "127.66.1.2", True),
+        ("2001:db8::1", "2001:db8::ffff:1", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("192.0.2.1", "2001:db8::1", False),
+        ("127.0.0.1", "::1", False),
+    ],
+)
+def test_near_addresses_are_one_system(one, other, same):
+    assert same_system(ip_address(one), ip_address(other)) is same
 
 
 def test_a_copy_of_a_form_that_the_program_no_longer_knows_is_proof():
@@ -339,3 +409,23 @@ def test_what_is_asked_again_is_neither_settled_nor_proven(found):
     standings = {standings_of(ordered)[form.number] for form in forms_to_ask(ordered)}
     assert standings <= {Standing.DEFERRED, Standing.UNANSWERED}
     assert not (standings and proofs_of(ordered))
+
+
+# ---- further visits
+
+
+@pytest.mark.parametrize(
+    ("visits", "answers", "vain"),
+    [
+        (1, [], 0),
+        (3, [], 2),
+        (1, [(EXT, 1)], 0),
+        (2, [(EXT, 1)], 1),
+        (2, [(EXT, 1), (NULL, 2)], 0),
+        (3, [(EXT, 1), (NULL, 2), (EXT, 3)], 1),
+        (3, [(EXT, 1), (EXT, 2), (EXT, 3)], 2),
+    ],
+)
+def test_a_visit_is_in_vain_if_nothing_new_was_answered(visits, answers, vain):
+    found = evidence(*(rcpt(GREYLISTED, form, visit) for form, visit in answers))
+    assert visits_in_vain(found, visits) == vain

@@ -40,6 +40,7 @@ EXT, NULL, DOM, PM, SELF, PERCENT, HACK, BANG = IDS
 UNKNOWN_FORM = 9
 
 TARGET = IPv4Address("192.0.2.1")
+STRANGER = IPv4Address("198.51.100.77")
 SMART_HOST = IPv4Address("192.0.2.77")
 TARGET_6 = IPv6Address("2001:db8::1")
 PROBED_AT = datetime(2026, 11, 2, 10, 0, 0, tzinfo=UTC)
@@ -97,8 +98,10 @@ def bounced(*form_ids):
     return [received(NUMBERS[one], Mailbox.REVERSE, TARGET, b"<>") for one in form_ids]
 
 
-def received(form, mailbox, peer, reverse_path, recipient=b"<uuuu@sink.example>", after=SECOND):
-    return Receipt(form, mailbox, peer, reverse_path, recipient, PROBED_AT + after)
+def received(
+    form, mailbox, peer, reverse_path, recipient=b"<uuuu@sink.example>", after=SECOND, helo=b""
+):
+    return Receipt(form, mailbox, peer, reverse_path, recipient, PROBED_AT + after, helo)
 
 
 def session(ended="complete", detail="", greeting=READY, hello=HELLO, visit=1):
@@ -327,6 +330,14 @@ BEHAVIOURS = {
     "is-a-honeypot-that-takes-everything": (
         trial(postmaster(OK), handed_over(QUEUED)),
         CLOSED_NOT_RETURNED,
+    ),
+    "is-watched-by-somebody-who-sends-our-message-on": (
+        trial(handed_over(QUEUED), came_back(EXT, peer=STRANGER)),
+        (Finding.UNKNOWN, Reason.REPLAYED),
+    ),
+    "refuses-and-somebody-makes-up-a-message": (
+        trial(postmaster(OK), answered(DENIED), came_back(EXT, peer=SMART_HOST)),
+        CLOSED_REFUSED,
     ),
     "relays-through-a-smart-host": (
         trial(handed_over(QUEUED, EXT), came_back(EXT, peer=SMART_HOST)),
@@ -666,12 +677,17 @@ def test_the_condition_is_part_of_the_explanation():
     ids=["itself", "smart-host", "both-ways", "other-family", "itself-over-ipv6"],
 )
 def test_the_exit_is_who_handed_the_copy_over_unless_it_is_the_target(peers, address, leaving):
-    copies = [came_back(EXT, peer=peer) for peer in peers]
-    assert judged(trial(*copies, address=address)).exit_address == leaving
+    copies = [came_back(EXT, peer=peer, helo=b"mx.shop.example") for peer in peers]
+    assert (
+        judged(trial(session(), handed_over(QUEUED, EXT), *copies, address=address)).exit_address
+        == leaving
+    )
 
 
 def test_the_exit_is_part_of_the_explanation():
-    explanation = judged(trial(came_back(EXT, peer=SMART_HOST))).explanation
+    explanation = judged(
+        trial(handed_over(QUEUED, EXT), came_back(EXT, peer=SMART_HOST))
+    ).explanation
     assert "The message left through 192.0.2.77." in explanation
 
 
@@ -914,7 +930,7 @@ def test_without_a_copy_nothing_is_ever_open(evidence, after):
 @given(evidence_of(), some_times, st.sampled_from([one for one in IDS if one != SELF]))
 @thorough
 def test_with_a_copy_everything_is_open(evidence, after, form_id):
-    proven = replace(evidence, receipts=(*evidence.receipts, *came_back(form_id)))
+    proven = replace(evidence, receipts=(*evidence.receipts, *came_back(form_id, evidence.address)))
     verdict = judge(proven, PATIENCE, PROBED_AT + after)
     assert verdict is not None
     assert verdict.finding is Finding.OPEN

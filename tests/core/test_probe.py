@@ -228,6 +228,7 @@ ODD = {
     "S-EXT/R-AA-I",
     "S-EXT/R-RT-I",
     "S-EXT/R-NOBR",
+    "S-EXT/R-B",  # it has no domain
 }
 
 

@@ -15,6 +15,7 @@ WORTH = {
     Reason.NOT_SMTP: True,
     Reason.INCOMPLETE: True,
     Reason.DESYNC: True,
+    Reason.REPLAYED: False,
     Reason.SINK_DOWN: False,
     Reason.OUT_OF_SCOPE: False,
 }

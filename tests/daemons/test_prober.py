@@ -213,6 +213,15 @@ async def test_commands_are_not_sent_together_again_once_they_were_lost(tmp_path
     assert together.count(True) == 1
 
 
+async def test_a_limit_on_connections_is_not_run_against(tmp_path):
+    """Of Debian's sendmail, after ten in ten minutes: what is turned away counts as well."""
+    busy = b"421 4.3.2 Connection rate limit exceeded.\r\n"
+    server = Target(spoil=lambda number, line, usual: busy if number > 4 and not line else usual)
+    found = await visit(tmp_path, server, forms=shipped.battery().forms, timing=HASTY)
+    assert found.unanswered()
+    assert len(server.talks) <= 4 + 8 + 2  # those begun together, and two strikes
+
+
 async def test_a_slow_server_gets_smaller_sessions_and_answers_all(tmp_path):
     server = Target(delay=0.05)
     found = await visit(tmp_path, server, timing={"session": "1500ms"})

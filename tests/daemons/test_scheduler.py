@@ -234,8 +234,8 @@ async def test_a_target_that_was_never_listed_gets_no_row_when_it_is_closed(sche
 async def test_an_unlistable_target_gets_its_verdict_and_no_listing(scheduling, connection, logged):
     trial = await probed(connection, "127.0.0.2", accepted=True)
     other = await probed(connection, B, accepted=True)
-    for one in (trial, other):
-        await arrives(connection, one)
+    await arrives(connection, trial, peer="127.0.0.2")
+    await arrives(connection, other, peer=B)
     await scheduling.settle()
     assert await verdicts(connection, trial) == [("open", "relayed")]
     assert await listed(connection) == {B: other}

@@ -7,10 +7,10 @@ import pytest
 
 from relaytest.core.config import split_endpoint
 from relaytest.core.token import Mailbox, Token, issue
-from relaytest.daemons import scheduler, sink
+from relaytest.daemons import scheduler, sink, worker
 from relaytest.daemons.loop import Stop
 from relaytest.store import evidence
-from tests.daemons.peers import Road, reach, send
+from tests.daemons.peers import Road, Target, reach, seen, send
 from tests.lab import SINK_DOMAIN, Lab, lab_config, running, until
 from tests.mta.process import fresh_address
 
@@ -302,15 +302,34 @@ async def test_a_trial_that_waits_for_mail_asks_for_a_check(begin, connection):
 
 
 async def test_a_receipt_counts_before_the_worker_has_stored_anything(begin, key, connection):
+    target = fresh_address()
     await connection.execute(
         "INSERT INTO relaytest.trial (id, job, address, port, reason, requester)"
-        " VALUES (7, 1, '192.0.2.1', 25, 'operator', 'x')"
+        " VALUES (7, 1, $1::text::inet, 25, 'operator', 'x')",
+        target,
     )
     async with begin(sink.run, scheduler.run) as lab:
-        await send(lab.sink, b"<a@b.example>", mailbox(key, trial=7))
-        row = await lab.verdict("192.0.2.1", "open")
+        await send(lab.sink, b"<a@b.example>", mailbox(key, trial=7), source=target)
+        row = await lab.verdict(target, "open")
         assert (row["trial"], row["forms"]) == (7, ["S-EXT/R-PLAIN"])
-        assert await lab.listed() == {"192.0.2.1"}
+        assert await lab.listed() == {target}
+
+
+async def test_a_message_that_the_server_never_had_is_kept_and_says_nothing_of_it(
+    begin, key, connection
+):
+    """The server refused every form; somebody who saw the token sends a message of his own."""
+    server = Target()
+    async with begin(worker.run, sink.run, scheduler.run) as lab, server.serve() as port:
+        await lab.insert(server.host, port)
+        await until(lambda: seen(server.tried[2:]), "a form asked")
+        forward = next(path for _, path in server.tried if path.endswith(b"@sink.example>"))
+        await send(lab.sink, b"<a@b.example>", forward, source=fresh_address())
+        await lab.idle()
+        row = await lab.connection.fetchrow("SELECT * FROM relaytest.verdict_latest")
+        assert (row["verdict"], row["reason"]) == ("closed", "refused")
+        assert len(await receipts(lab)) == 1
+        assert await lab.listed() == set()
 
 
 async def test_a_receipt_of_an_unknown_trial_is_kept_and_harms_nobody(begin, key):

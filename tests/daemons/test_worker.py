@@ -445,6 +445,28 @@ class Greylist:
         return b"451 4.7.1 Greylisted, please come back in a minute"
 
 
+async def test_as_long_as_visits_get_on_there_are_more_of_them(begin):
+    """Debian's sendmail hears a stranger ten times in ten minutes; this one twice a visit."""
+    busy = b"421 4.3.2 Connection rate limit exceeded"
+    heard = 0
+
+    def spoil(_number: int, line: bytes, usual: bytes) -> bytes | None:
+        nonlocal heard
+        heard += not line
+        return busy + b"\r\n" if not line and heard % 5 in {0, 3, 4} else usual
+
+    server = Target(spoil=spoil)
+    politeness = {"sessions_at_once": 1}
+    timing = QUICK | {"retries": ["10ms"]}
+    async with (
+        begin(timing=timing, sink=OFTEN, politeness=politeness) as lab,
+        server.serve() as port,
+    ):
+        row = await outcome(lab, server.host, port)
+        assert found(row) == ("closed", "refused"), row["explanation"]
+        assert await lab.connection.fetchval("SELECT max(visits) FROM relaytest.trial") > 2
+
+
 SECOND_VISIT = {"timing": {"retries": ["100ms"]}}
 
 

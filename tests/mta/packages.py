@@ -6,7 +6,8 @@ the packages and unpacks each server into a directory of its own, `.servers/NAME
 where packages come from; nothing here names a host.
 
 BUGS: needs apt and dpkg (Debian 12, Ubuntu 22.04 and later). Elsewhere the servers are taken
-from the system if they are installed, and the tests skip if they are not.
+from the system if they are installed, and the tests skip if they are not. Ubuntu 22.04 has its
+sendmail in another place, where it is not found.
 """
 
 import contextlib
@@ -83,6 +84,13 @@ def exim_obstacle(prefix: Path) -> str:
     return ""
 
 
+def jail_obstacle(prefix: Path) -> str:
+    """Say why a server that runs in a file system of its own cannot run here, or return ""."""
+    if os.geteuid() != 0:
+        return "OpenSMTPD and sendmail need root: only root may chroot, and they change accounts"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How to get one server.
@@ -113,6 +121,18 @@ RECIPES = {
         packages=("exim4-daemon-light", "libnss-wrapper"),
         program="usr/sbin/exim4",
         obstacle=exim_obstacle,
+    ),
+    "opensmtpd": Recipe(
+        packages=("opensmtpd",),
+        program="usr/sbin/smtpd",
+        others=("usr/sbin/smtpctl",),
+        obstacle=jail_obstacle,
+    ),
+    "sendmail": Recipe(
+        packages=("sendmail-bin", "sendmail-base", "sendmail-cf", "m4"),
+        program="usr/libexec/sendmail/sendmail",
+        others=("usr/libexec/sendmail/makemap", "usr/bin/m4"),
+        obstacle=jail_obstacle,
     ),
     "rbldnsd": Recipe(packages=("rbldnsd",), program="usr/sbin/rbldnsd"),
     "nmap": Recipe(

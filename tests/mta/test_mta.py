@@ -17,6 +17,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from tests.mta import packages
 from tests.mta.exim import Exim
+from tests.mta.opensmtpd import OpenSmtpd
 from tests.mta.postfix import Postfix
 from tests.mta.process import (
     Server,
@@ -27,6 +28,7 @@ from tests.mta.process import (
     session_pids,
 )
 from tests.mta.rbldnsd import Rbldnsd
+from tests.mta.sendmail import Sendmail
 
 ROOT = os.geteuid() == 0
 SMTP_PORT = 25 if ROOT else 2525
@@ -35,8 +37,11 @@ SINK_PORT = 2525
 PATIENCE = 20.0  # seconds; a bound on waiting, never reached when all is well
 MESSAGE = b"Subject: token-0001\r\n\r\nhello\r\n"
 
-type_of_mta = pytest.mark.parametrize("mta", [Postfix, Exim], ids=["postfix", "exim"])
-Mta = type[Postfix] | type[Exim]
+MTAS = [Postfix, Exim, OpenSmtpd, Sendmail]
+NAMES = ["postfix", "exim", "opensmtpd", "sendmail"]
+type_of_mta = pytest.mark.parametrize("mta", MTAS, ids=NAMES)
+Mta = type[Postfix] | type[Exim] | type[OpenSmtpd] | type[Sendmail]
+Running = Postfix | Exim | OpenSmtpd | Sendmail
 CLOSED: dict[str, Any] = {
     "hostname": "mx.closed.example",
     "domains": ["closed.example"],
@@ -75,13 +80,11 @@ def inbox() -> Iterator[tuple[Inbox, tuple[str, int]]]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path, address: str) -> Iterator[Callable[..., Postfix | Exim]]:
+def serve(tmp_path: Path, address: str) -> Iterator[Callable[..., Running]]:
     """Start an MTA with the arguments given; stop it after the test."""
     servers: list[Server] = []
 
-    def started(
-        mta: Mta, *, on: str = address, port: int = SMTP_PORT, **more: Any
-    ) -> Postfix | Exim:
+    def started(mta: Mta, *, on: str = address, port: int = SMTP_PORT, **more: Any) -> Running:
         server = mta(tmp_path / "mta", on, port, **(CLOSED | more))
         servers.append(server)
         server.start()
@@ -92,7 +95,7 @@ def serve(tmp_path: Path, address: str) -> Iterator[Callable[..., Postfix | Exim
         server.stop()
 
 
-def offer(server: Postfix | Exim, recipient: str) -> tuple[int, bytes]:
+def offer(server: Running, recipient: str) -> tuple[int, bytes]:
     """Return the reply to RCPT TO."""
     with smtplib.SMTP(server.address, server.port, "tester.example", PATIENCE) as client:
         client.ehlo()
@@ -100,7 +103,7 @@ def offer(server: Postfix | Exim, recipient: str) -> tuple[int, bytes]:
         return client.docmd(f"RCPT TO:<{recipient}>")
 
 
-def send(server: Postfix | Exim) -> None:
+def send(server: Running) -> None:
     with smtplib.SMTP(server.address, server.port, "tester.example", PATIENCE) as client:
         client.sendmail("a@sender.example", ["b@elsewhere.example"], MESSAGE)
 
@@ -113,8 +116,10 @@ def send(server: Postfix | Exim) -> None:
     [
         (Postfix, (454, b"4.7.1 <b@elsewhere.example>: Relay access denied")),
         (Exim, (550, b"relay not permitted")),
+        (OpenSmtpd, (550, b"Invalid recipient: <b@elsewhere.example>")),
+        (Sendmail, (550, b"5.7.1 <b@elsewhere.example>... Relaying denied")),
     ],
-    ids=["postfix", "exim"],
+    ids=NAMES,
 )
 def test_a_closed_server_refuses_a_stranger_in_its_own_words(serve, mta, refusal):
     assert offer(serve(mta, relay=False), "b@elsewhere.example") == refusal
@@ -157,6 +162,8 @@ def test_mail_waits_for_a_sink_that_comes_up_later(serve, mta):
     handler = Inbox()
     controller = Controller(handler, hostname=where[0], port=where[1])
     controller.start()
+    if isinstance(server, OpenSmtpd):
+        server.retry()
     try:
         assert handler.mail.get(timeout=PATIENCE)[1] == ["b@elsewhere.example"]
     finally:
@@ -239,6 +246,22 @@ def test_stop_leaves_no_process_of_a_mail_server_even_with_a_session_open(serve,
     assert (len(during) > 1, alive({*started, *during}), server.pids()) == (True, [], [])
 
 
+@pytest.mark.parametrize("mta", [OpenSmtpd, Sendmail], ids=["opensmtpd", "sendmail"])
+def test_a_server_with_files_of_its_own_can_reach_no_others(serve, tmp_path, mta):
+    server = serve(mta, relay=False)
+    jail = tmp_path / "mta" / "jail"
+    roots = [root_of(pid) or jail for pid in server.pids()]
+    assert (roots != [], [root for root in roots if not root.is_relative_to(jail)]) == (True, [])
+
+
+def root_of(pid) -> Path | None:
+    """Return what a process takes for the root of the file system; None if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/root").readlink()
+    except OSError:
+        return None
+
+
 def test_stop_leaves_no_process_of_rbldnsd(tmp_path, address):
     zone = tmp_path / "zone"
     zone.write_text("192.0.2.1\n")
@@ -272,8 +295,10 @@ def test_a_server_does_not_take_another_ones_greeting_for_its_own(serve, tmp_pat
     [
         (Postfix, {"settings": {"mail_owner": "root"}}, "parameter mail_owner"),
         (Exim, {"extra": "no_such_option = 1"}, 'option "no_such_option" unknown'),
+        (OpenSmtpd, {"extra": "no such option"}, "syntax error"),
+        (Sendmail, {"extra": "LOCAL_CONFIG\nno such option\n"}, 'unknown configuration line "no'),
     ],
-    ids=["postfix", "exim"],
+    ids=NAMES,
 )
 def test_a_server_that_cannot_start_tells_why(tmp_path, address, mta, wrong, complaint):
     with (
@@ -341,12 +366,13 @@ def test_a_missing_server_fails_the_test_where_ci_promised_it(bare):
         packages.require("exim")
 
 
-def test_postfix_is_not_to_be_had_without_root(bare):
+@pytest.mark.parametrize("name", ["postfix", "opensmtpd", "sendmail"])
+def test_a_server_that_changes_accounts_is_not_to_be_had_without_root(bare, name):
     bare.setattr(os, "geteuid", lambda: 1000)
-    program = packages.SYSTEM / packages.RECIPES["postfix"].program
+    program = packages.SYSTEM / packages.RECIPES[name].program
     program.parent.mkdir(parents=True)
     program.touch()
-    assert packages.find("postfix")[1].startswith("Postfix needs root")
+    assert "root: " in packages.find(name)[1]
 
 
 def test_fetching_without_apt_says_so_in_a_sentence(bare, capsys):
