@@ -178,14 +178,19 @@ def _no_such_domain(reply: Reply) -> bool:
 def worth_asking_again(evidence: Evidence, now: datetime) -> tuple[Form, ...]:
     """Return the forms of another visit, if one within minutes may tell more.
 
-    What was accepted without a message to follow is known well enough.
+    What was accepted without a message to follow is known well enough, and so is what was
+    refused for a domain that does not exist: it will not exist then either.
     """
     verdict = judge(evidence, _NO_PATIENCE, now)
     if verdict is None or verdict.reason not in {Reason.DEFERRED, Reason.INCOMPLETE}:
         return ()
-    accepted = {one.form.number for one in results_of(evidence, {}) if one.standing == _ACCEPTED}
+    known = {
+        one.form.number
+        for one in results_of(evidence, {})
+        if one.standing == _ACCEPTED or (one.reply is not None and _no_such_domain(one.reply))
+    }
     left = forms_to_ask(in_order(evidence))
-    return tuple(form for form in left if form.number not in accepted)
+    return tuple(form for form in left if form.number not in known)
 
 
 def broken_off(evidence: Evidence, now: datetime) -> Verdict:

@@ -125,7 +125,7 @@ async def test_the_json_document_tells_all():
 async def test_the_full_battery_asks_in_more_forms():
     sink = Place()
     async with demo(sink, open_relay=False) as (host, port):
-        _, document = await told(host, "--port", port, *sink.options, "--full")
+        _, document = await told(host, "--port", port, *sink.options, "--full", "--wait", "2s")
     assert len(document["targets"][0]["forms"]) > 40
 
 
