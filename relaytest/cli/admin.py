@@ -25,7 +25,7 @@ from relaytest.core.values import parse_moment
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.ledger import Ledger
-from relaytest.store import exclusions, jobs, listings, nominations
+from relaytest.store import exclusions, jobs, keys, listings, nominations
 from relaytest.store.database import Connection
 from relaytest.store.listings import Standing
 
@@ -41,6 +41,10 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
     for command in (exclude, include, delist, purge, nominate):
         app.command()(command)
+    keys_app = typer.Typer(help="The keys that sign the tokens of our messages.")
+    keys_app.command("rotate")(rotate_key)
+    keys_app.command("list")(list_keys)
+    app.add_typer(keys_app, name="key")
 
 
 def exclude(
@@ -350,3 +354,33 @@ def _past(text: str) -> datetime:
     if moment > now:
         raise typer.BadParameter(f"--since {text} is to come; it must lie in the past")
     return moment
+
+
+def rotate_key(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Sign the tokens of new trials with a new key; the old one is still taken for a while."""
+
+    async def work(settings: Config) -> int:
+        async with transaction(settings, data, "key") as connection:
+            number = await keys.rotate(connection)
+        said = f"key {number} signs what begins in two minutes or later"
+        print(json.dumps({"key": number}) if as_json else said)
+        return 0
+
+    end(work(load(config)))
+
+
+def list_keys(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
+    """Tell which keys there are; never the keys themselves."""
+
+    async def work(settings: Config) -> int:
+        async with transaction(settings, data, "key") as connection:
+            rows = await keys.listed(connection)
+        if as_json:
+            print(show.as_json(rows))
+            return 0
+        for row in rows:
+            until = f", replaced {show.time(row['replaced_at'])}" if row["replaced_at"] else ""
+            print(f"key {row['id']} of {show.time(row['created_at'])}{until}")
+        return 0
+
+    end(work(load(config)))

@@ -191,6 +191,7 @@ def enqueue(
     targets: Annotated[list[str] | None, typer.Argument(help="Addresses.")] = None,
     reason: Annotated[str, typer.Option(help="Why; see the README.")] = "operator",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 25,
+    vantage: Annotated[str, typer.Option(help="Test from this place only.")] = "",
     from_file: Annotated[
         Path | None, typer.Option("--from", help="File with an address a line; - is stdin.")
     ] = None,
@@ -206,7 +207,9 @@ def enqueue(
         raise typer.BadParameter("no target given")
 
     async def work(settings: Config) -> int:
-        requests = [jobs.Request(target, reason, port=port) for target in wanted]
+        requests = [
+            jobs.Request(target, reason, port, vantage=vantage or None) for target in wanted
+        ]
         async with _transaction(settings, data, "enqueue") as connection:
             ids = await _enqueue(connection, requests)
         rows = [{"target": target, "job": job} for target, job in zip(wanted, ids, strict=True)]

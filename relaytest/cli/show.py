@@ -19,6 +19,7 @@ from relaytest.core.offers import Asker, ehlo_name
 from relaytest.core.probe import Form, LeftOut
 from relaytest.core.target import Address
 from relaytest.core.values import format_value
+from relaytest.core.verdict import ELSEWHERE
 from relaytest.store.pages import Standing
 
 Row = Any  # asyncpg.Record, which only store knows by name
@@ -26,6 +27,7 @@ Row = Any  # asyncpg.Record, which only store knows by name
 _ROOM_FOR_TABLE = 140  # columns; with fewer the seven cells of a form become unreadable
 _PATH_WIDTHS = (24, 38)  # columns for MAIL FROM and RCPT TO; few paths are longer
 _CHANNEL = "any"  # every form goes over clear text, STARTTLS and implicit TLS alike
+KEPT_OUT = {reason.value for reason in ELSEWHERE}
 _TARGET = Names(
     "mx.shop.example",
     "shop.example",
@@ -78,8 +80,25 @@ def standing(address: Address, found: Standing) -> None:
             f"[bold]{row['verdict']}[/] ({row['reason']}, confidence {row['confidence']})"
         )
         console.print(row["explanation"], markup=False)
+    _from_each_place(found.vantages, console)
     if found.history:
         console.print(_history(found.history))
+
+
+def _from_each_place(rows: Sequence[Row], console: Console) -> None:
+    """Where several places tested, what each found; and whom to let in where one is kept out."""
+    if len({row["vantage"] for row in rows}) > 1:
+        table = _table("port", "tested from", "verdict", "reason", "when")
+        for row in rows:
+            cells = (str(row["port"]), row["vantage"], row["verdict"], row["reason"])
+            table.add_row(*map(Text, (*cells, time(row["decided_at"]))))
+        console.print(table)
+    for row in rows:
+        if row["reason"] in KEPT_OUT and row["sources"]:
+            console.print(
+                f"To be tested from {row['vantage']}, let in {', '.join(row['sources'])} "
+                f"on port {row['port']}."
+            )
 
 
 def _history(rows: Iterable[Row]) -> Table:

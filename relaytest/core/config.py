@@ -193,6 +193,12 @@ class Politeness(Section):
     odd_forms_per_session: int = Field(2, ge=1, le=2, description="of them likely syntax errors")
     sessions_at_once: int = Field(8, ge=1, le=8, description="connections to one target")
     slots: int = Field(500, ge=1, le=10000, description="targets at once in one worker")
+    per_network: int = Field(
+        4, ge=1, le=1000, description="targets at once in one /24 or /48, by all workers together"
+    )
+    network_gap: Duration = Field(
+        timedelta(0), description="between the starts of two targets in one /24 or /48"
+    )
 
 
 class Sink(Section):

@@ -81,6 +81,9 @@ _WORTH_A_VISIT = frozenset(
     }
 )
 
+# Another place to test from may tell more.
+ELSEWHERE = frozenset({Reason.BLOCKED, Reason.UNREACHABLE})
+
 
 def worth_another_visit(verdict: Verdict | None) -> bool:
     """Whether the target should be visited again for the same trial."""

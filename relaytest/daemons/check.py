@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from relaytest.core import checkup
@@ -147,12 +147,12 @@ def cases_of(
     The numbers of the trials are random: they make the Message-ID, and a server that has seen
     the one of an earlier check may drop the message as a duplicate.
     """
-    first = secrets.randbits(32) + 1
+    first, key = secrets.randbits(32) + 1, secrets.token_bytes(32)
     battery, scope = shipped.battery_of(config).by_number(), config.scope.rules()
     cases: list[Case] = []
     for host, address in places:
         for port in ports:
-            case = Case(Target(address, port, first + len(cases)), host, battery)
+            case = Case(Target(address, port, first + len(cases), key), host, battery)
             if why := refusal(address, scope):
                 case.verdict = out_of_scope(why)
             cases.append(case)
@@ -180,7 +180,7 @@ class Check:
             resolver: For names of targets, and the MX of the sink.
             messages: Listen at sink.listen and send messages; else only ask.
         """
-        key = secrets.token_bytes(32)
+        keys = {case.target.key for case in cases}
         self.cases = tuple(cases)
         self.messages = messages
         self.proven: bool | None = None
@@ -189,10 +189,10 @@ class Check:
         self._resolver = resolver
         self._forms = shipped.battery_of(config).up_to(config.tier)
         self._patience = Patience(config.timing.patience, config.timing.grace)
-        self._prober = Prober(config, key, resolver)
-        self._letterbox = Letterbox(config, [key])
+        self._prober = Prober(config, resolver)
+        self._letterbox = Letterbox(config, sorted(keys) or [b""])
         domain, name = config.sink.domains[0], config.ehlo_name
-        self._asker = Asker(key, domain, name, config.identity.contact)
+        self._asker = Asker(b"", domain, name, config.identity.contact)
         self._by_trial = {case.target.trial: case for case in cases}
         self._proofs = 0  # messages to ourselves that were sent
         self._arrived: set[int] = set()  # and those that came
@@ -218,7 +218,10 @@ class Check:
         evidence = case.evidence()
         names = case.visit.names if case.visit else None
         envelopes = checkup.envelopes_of(
-            evidence.forms, names, trial=case.target.trial, asker=self._asker
+            evidence.forms,
+            names,
+            trial=case.target.trial,
+            asker=replace(self._asker, key=case.target.key),
         )
         return checkup.results_of(evidence, envelopes)
 

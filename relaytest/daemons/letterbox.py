@@ -38,6 +38,10 @@ class Letterbox:
             session_octets=8 * config.sink.message_octets,
         )
 
+    def renew(self, keys: Sequence[bytes]) -> None:
+        """Go on with other keys; the first one signs."""
+        self._keys = tuple(keys)
+
     def session(self, _peer: Address) -> Session[Token]:
         """Begin a session with a client."""
         return Session(self._config.ehlo_name.encode(), self._limits, self.accept)

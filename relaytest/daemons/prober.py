@@ -60,11 +60,12 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to visit, and for which trial."""
+    """Whom to visit, and for which trial; `key` signs its tokens."""
 
     address: Address
     port: int
     trial: int
+    key: bytes = field(repr=False, default=b"")
 
 
 @dataclass(slots=True)
@@ -148,12 +149,11 @@ class Visit:
 class Prober:
     """Visits targets; one for a process, any number of visits at a time."""
 
-    def __init__(self, config: Config, key: bytes, resolver: Resolver) -> None:
+    def __init__(self, config: Config, resolver: Resolver) -> None:
         """Prepare.
 
         Args:
             config: sink.domains must not be empty.
-            key: Signs the tokens.
             resolver: For the names of targets that do not say their own.
         """
         timing, politeness, identity = config.timing, config.politeness, config.identity
@@ -163,7 +163,7 @@ class Prober:
         self._starttls = config.battery.starttls
         self._tls_ports = frozenset(config.battery.tls_ports)
         sink, other, *_ = (*config.sink.domains, "")
-        self._asker = Asker(key, sink, config.ehlo_name, identity.contact, other)
+        self._us = Asker(b"", sink, config.ehlo_name, identity.contact, other)
         self._timeouts = Timeouts(
             timing.connect, timing.greeting, timing.command, timing.end_of_data, timing.session
         )
@@ -263,14 +263,14 @@ class Prober:
         async def offers(hello: Hello) -> list[Offer]:
             visit.names = await self._names(visit, hello)
             visit.forms = distinct(
-                visit.forms, visit.names, asker=self._asker, keywords=hello.keywords
+                visit.forms, visit.names, asker=self._asker(visit), keywords=hello.keywords
             )
             sizes = Sizes(2, 1, 1) if visit.manner.settling else self._sizes
             first = next(iter(plan.scout(visit.forms, sizes).groups), ())
-            postmaster = control(trial=visit.target.trial, asker=self._asker)
+            postmaster = control(trial=visit.target.trial, asker=self._asker(visit))
             return [postmaster, *self._offers(visit, first, message=False)]
 
-        way = Way(visit.manner, self._asker.ehlo_name, not visit.manner.settling)
+        way = Way(visit.manner, self._us.ehlo_name, not visit.manner.settling)
         await self._talk(visit, Purpose.SCOUT, offers, way)
 
     async def _names(self, visit: Visit, hello: Hello) -> Names:
@@ -310,8 +310,9 @@ class Prober:
     def _offers(self, visit: Visit, forms: Sequence[Form], *, message: bool) -> list[Offer]:
         names = visit.names
         now = utcnow() if message else None
+        asker = self._asker(visit)
         return [
-            offer(form, names, trial=visit.target.trial, asker=self._asker, now=now)
+            offer(form, names, trial=visit.target.trial, asker=asker, now=now)
             for form in forms
             if names is not None
         ]
@@ -335,7 +336,7 @@ class Prober:
                 visit.target.port,
                 self._unhurried if way.manner.settling else self._timeouts,
                 source_address=self._source(visit.target.address),
-                local_hostname=self._asker.ehlo_name,
+                local_hostname=self._us.ehlo_name,
             )
             async with connection:
                 record.transcript = connection.transcript
@@ -366,7 +367,7 @@ class Prober:
         if not hello.welcome:
             record.broken = hello.broken
             if hello.broken is None:
-                if way.name != self._asker.ehlo_name:
+                if way.name != self._us.ehlo_name:
                     record.take_name_for_refused(await offers(hello))
                 await connection.drive(part(record.answers))
             return
@@ -374,9 +375,15 @@ class Prober:
         record.answers = await connection.drive(dialogue)
         record.broken = record.answers.broken
 
+    def _asker(self, visit: Visit) -> Asker:
+        """Who asks at this visit: us, with the key of the trial."""
+        return replace(self._us, key=visit.target.key)
+
     def _name(self, visit: Visit, helo: Helo) -> str:
         """Whom we say we are."""
-        return ehlo_name(helo, visit.names, self._asker) if visit.names else self._asker.ehlo_name
+        return (
+            ehlo_name(helo, visit.names, self._asker(visit)) if visit.names else self._us.ehlo_name
+        )
 
     def _source(self, address: Address) -> Address | None:
         """Our address to probe from; always the same one, since greylisting remembers it."""

@@ -13,19 +13,20 @@ from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.judge import judge
 from relaytest.core.listing import Event, unlistable
-from relaytest.core.verdict import Finding, Patience, Verdict
+from relaytest.core.verdict import ELSEWHERE, Finding, Patience, Verdict
 from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
 from relaytest.store import evidence as evidence_store
-from relaytest.store import jobs, listings, scope
+from relaytest.store import jobs, keys, listings, scope, vantages
 from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.evidence import Trial
 
 _LONGEST_SLEEP = timedelta(seconds=10)  # between looks for something to judge
 _SHORTEST_SLEEP = timedelta(milliseconds=50)  # trials that another scheduler has locked
 _AFTER_A_FAULT = timedelta(minutes=10)
+_AFTER_THE_LAST = timedelta(days=1)  # tokens of an old key are taken beyond all patience
 _SILENCE = timedelta(seconds=20)  # after which a worker is taken for dead
 
 log = structlog.get_logger("scheduler")
@@ -82,6 +83,7 @@ class Scheduler:
             (self.recheck, timedelta(minutes=1)),
             (self.expire, timedelta(minutes=1)),
             (self.tell_scope, timedelta(minutes=10)),
+            (self.retire_keys, timedelta(hours=1)),
         )
 
     async def settle(self) -> timedelta:
@@ -135,6 +137,7 @@ class Scheduler:
     async def _apply(self, connection: Connection, trial: Trial, verdict: Verdict) -> None:
         """Let a verdict change the listing, as core.listing has it."""
         if verdict.finding is Finding.UNKNOWN:
+            await self._ask_elsewhere(connection, trial, verdict)
             return
         if verdict.finding is Finding.OPEN and (why := unlistable(trial.address)):
             log.warning("open, but not listed", address=str(trial.address), why=why)
@@ -145,6 +148,13 @@ class Scheduler:
             return
         if verdict.finding is Finding.OPEN and await listings.overruled(connection, trial):
             await self._ask_again(connection, trial)
+            return
+        if verdict.finding is Finding.CLOSED and (
+            place := await vantages.bound_to(connection, trial)
+        ):
+            # Who is closed here may still be open there: who blocks one tester is not mended.
+            note = f"trial {trial.id} found it closed from {trial.vantage}"
+            await self._ask(connection, trial, note, vantage=place)
             return
         cause = await self._ledger.cause_of(connection, trial, verdict)
         if cause is not None:
@@ -164,26 +174,49 @@ class Scheduler:
         for move in late:
             _tell(move)
 
+    async def _ask_elsewhere(self, connection: Connection, trial: Trial, verdict: Verdict) -> None:
+        """Ask from another place if this one is turned away, once a day and place."""
+        if verdict.reason not in ELSEWHERE or not trial.ended:
+            return
+        place = await vantages.other(connection, trial)
+        if place is not None:
+            note = f"trial {trial.id} was {verdict.reason.value} from {trial.vantage}"
+            await self._ask(connection, trial, note, vantage=place)
+
     async def _ask_again(self, connection: Connection, trial: Trial) -> None:
         """A message of an old trial came back after a newer one found the target closed.
 
         Or after the administrator took the target off. It may have lain in the queue since before
         the server was mended, so it lists nobody; but it reopens the case.
         """
+        note = f"a message of trial {trial.id} came back late"
+        await self._ask(connection, trial, note, reason="recheck")
+
+    async def _ask(
+        self,
+        connection: Connection,
+        trial: Trial,
+        note: str,
+        *,
+        reason: str | None = None,
+        vantage: str | None = None,
+    ) -> None:
+        """Ask for another trial of a target, if it may still be tested."""
         request = jobs.Request(
             target=str(trial.address),
             port=trial.port,
-            reason="recheck",
+            reason=reason or trial.reason,
             requester="scheduler",
-            note=f"a message of trial {trial.id} came back late",
+            note=note,
+            vantage=vantage,
         )
         try:
             async with connection.transaction():  # a refusal must not spoil the outer one
                 await jobs.enqueue(connection, request)
         except RefusedRequestError as error:
-            log.warning("late receipt, but no new test", trial=trial.id, why=str(error))
+            log.warning("no new test", trial=trial.id, wanted=note, why=str(error))
         else:
-            log.info("late receipt reopens the case", address=str(trial.address), trial=trial.id)
+            log.info("asked again", address=str(trial.address), why=note, vantage=vantage)
 
     async def rescue(self) -> None:
         """Free the jobs of workers that died."""
@@ -215,3 +248,14 @@ class Scheduler:
         """Let the database refuse at INSERT what the worker would refuse before it connects."""
         async with self._database.transaction() as connection:
             await scope.write_scope(connection, self._config.scope.rules())
+            politeness = self._config.politeness
+            await scope.write_limits(connection, politeness.per_network, politeness.network_gap)
+
+    async def retire_keys(self) -> None:
+        """Forget keys that nothing can come back for any more."""
+        timing = self._config.timing
+        after = timing.patience + sum(timing.retries, timedelta()) + _AFTER_THE_LAST
+        async with self._database.transaction() as connection:
+            retired = await keys.retire(connection, after)
+        if retired:
+            log.info("old keys retired", keys=retired)

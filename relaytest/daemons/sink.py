@@ -20,8 +20,10 @@ from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, forever, once_there
 from relaytest.net.smtp_listener import Bounds, Event, listen
 from relaytest.store import evidence
+from relaytest.store import keys as keys_store
 from relaytest.store.database import Bell, Database
 
+_KEYS_EVERY = timedelta(seconds=30)
 _GAP = 1.0  # seconds between checks, however many trials want one
 
 log = structlog.get_logger("sink")
@@ -34,7 +36,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         OSError: An address of sink.listen is taken or not ours.
     """
     # Without the keys every token would look forged, and be refused for good.
-    keys = await once_there("sink", database, evidence.token_keys, stop)
+    keys = await once_there("sink", database, keys_store.token_keys, stop)
     if keys is None:
         return
     sink = Sink(config, database, keys)
@@ -53,8 +55,11 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
             return
         async with asyncio.TaskGroup() as group:
             ears = group.create_task(database.listen(["relaytest_check"], sink.bell))
+            keys_news = group.create_task(database.listen(["relaytest_key"], sink.key_bell))
+            group.create_task(forever("sink", sink.renew_keys, sink.key_bell, stop))
             await forever("sink", sink.check_itself, sink.bell, stop)
             ears.cancel()
+            keys_news.cancel()
 
 
 class Sink:
@@ -66,6 +71,7 @@ class Sink:
         self.letterbox = Letterbox(config, keys)
         self._checked_at = -_GAP  # by the loop's clock
         self.bell = Bell()  # rings when a check is wanted before its time
+        self.key_bell = Bell()  # rings when there is a new key
 
     async def store(self, peer: Address, _port: int, delivery: Delivery[Token]) -> bool:
         """Store a message for each of its recipients; False if the database is away."""
@@ -96,6 +102,12 @@ class Sink:
             log.error("message not taken", peer=str(peer), error=repr(error))
         elif event in {Event.TURNED_AWAY, Event.TIMED_OUT}:
             log.info("client sent away", peer=str(peer), why=event.value)
+
+    async def renew_keys(self) -> timedelta:
+        """Take tokens of a new key, too: workers sign with it when it is two minutes old."""
+        async with self._database.transaction() as connection:
+            self.letterbox.renew(await keys_store.token_keys(connection))
+        return _KEYS_EVERY
 
     async def check_itself(self) -> timedelta:
         """Send a message to ourselves by the public way; not more often than once a second."""

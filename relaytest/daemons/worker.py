@@ -7,6 +7,7 @@ writes about a job is fenced by the job's attempt: after a lost lease it writes 
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.jobs import Ending, Job
 
 _BATCH = 1000  # jobs in one claim; a worker whose loop is busy comes back late for more
+_EVERY = 10  # claims, of which the first begins with the least urgent jobs
 _LONGEST_SLEEP = timedelta(seconds=5)  # between looks at the queue, if no bell rings
 _SHORTEST_SLEEP = timedelta(milliseconds=50)  # due jobs that another worker has locked
 _BEAT = timedelta(seconds=5)
@@ -60,11 +62,8 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         )
         await stop.wait()
         return
-    keys = await once_there("worker", database, evidence_store.token_keys, stop)
-    if keys is None:
-        return
     async with Resolver(config.dns.nameservers, config.dns.timeout) as resolver:
-        await Worker(config, database, Prober(config, keys[0], resolver)).run(stop)
+        await Worker(config, database, Prober(config, resolver)).run(stop)
 
 
 class Worker:
@@ -81,6 +80,7 @@ class Worker:
         self._battery = shipped.battery_of(config).by_number()
         self._forms = shipped.battery_of(config).up_to(config.tier)
         self._bell = Bell()
+        self._turns = itertools.cycle(range(_EVERY))
         self._id: int | None = None
         self._visits: set[asyncio.Task[None]] = set()
 
@@ -134,9 +134,11 @@ class Worker:
         if self._id is None or most <= 0:
             return _LONGEST_SLEEP  # the bell rings when that changes
         async with self._database.transaction() as connection:
-            claimed = await jobs.claim(connection, self._id, most, self._lease)
+            claimed = await jobs.claim(
+                connection, self._id, most, self._lease, from_below=next(self._turns) == 0
+            )
             barred = await exclusions.barred(connection, [job.address for job in claimed])
-            due = None if len(claimed) == most else await jobs.next_due(connection)
+            due = None if len(claimed) == most else await jobs.next_due(connection, self._id)
         for job in claimed:
             visit = self._start(self._serve(job, barred.get(job.address)))
             self._visits.add(visit)
@@ -180,7 +182,7 @@ class Worker:
             await self._store_verdict(job, out_of_scope(why))
             return
         earlier = await self._earlier(job)
-        target = Target(job.address, job.port, job.trial)
+        target = Target(job.address, job.port, job.trial, job.key)
         forms = forms_to_ask(earlier) if job.visits else self._forms
         visit = await self._prober.visit(target, forms) if forms else Visit(target, ())
         if earlier.asked:  # what is asked is fixed once the target's names are known

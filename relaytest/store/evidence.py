@@ -18,7 +18,6 @@ from relaytest.core.verdict import Finding, Verdict
 from relaytest.core.visit import SessionRecord
 from relaytest.store.database import Connection
 
-KEYS = "SELECT key FROM relaytest.token_key ORDER BY id DESC"
 SESSION_IDS = """
     SELECT nextval(pg_get_serial_sequence('relaytest.session', 'id')) AS id
       FROM generate_series(1, $1)
@@ -52,7 +51,8 @@ ADD_RECEIPT = """
 """
 WAKE_TRIAL = "UPDATE relaytest.trial SET settle_at = now() WHERE id = $1"
 DUE_TRIAL = """
-    SELECT id, address, port, forms, probed_at, ended, reason::text FROM relaytest.trial
+    SELECT id, address, port, forms, probed_at, ended, reason::text, vantage
+      FROM relaytest.trial
      WHERE settle_at <= now() ORDER BY settle_at LIMIT 1
        FOR NO KEY UPDATE SKIP LOCKED    -- rows that name the trial may be written meanwhile
 """
@@ -60,7 +60,7 @@ NEXT_SETTLE = """
     SELECT min(settle_at) - now() FROM relaytest.trial WHERE settle_at IS NOT NULL
 """
 TRIAL = """
-    SELECT id, address, port, forms, probed_at, ended, reason::text
+    SELECT id, address, port, forms, probed_at, ended, reason::text, vantage
       FROM relaytest.trial WHERE id = $1
 """
 OUTCOMES = """
@@ -121,6 +121,7 @@ class Trial:
     probed_at: datetime | None
     ended: bool
     reason: str
+    vantage: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +141,6 @@ class Arrival:
     forward_path: bytes
     message: bytes
     size: int
-
-
-async def token_keys(connection: Connection) -> list[bytes]:
-    """Return the keys that verify tokens; the first one signs."""
-    return [row["key"] for row in await connection.fetch(KEYS)]
 
 
 async def save_visit(

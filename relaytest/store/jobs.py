@@ -1,4 +1,6 @@
-"""The job queue (sql/0001_queue.sql). A job is an open request to test one target.
+"""The job queue (sql/0001_queue.sql, sql/0006_vantage.sql).
+
+A job is an open request to test one target.
 
 States: waiting (run_at in the future), ready, leased to a worker. A finished job leaves the
 table. A worker that dies leaves its jobs leased until its heartbeat or the lease is too old;
@@ -8,7 +10,7 @@ lost its lease cannot finish the job any more.
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import asyncpg
@@ -18,49 +20,50 @@ from relaytest.core.target import Address
 from relaytest.store.database import Connection
 
 ENQUEUE = """
-    INSERT INTO relaytest.retest (target, port, reason, priority, run_at, requester, note)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id
+    INSERT INTO relaytest.retest (target, port, reason, priority, run_at, requester, note, vantage)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id
 """
-# One index range for each priority, so that jobs of the future are never walked.
 CLAIM = """
-    WITH due AS MATERIALIZED (
-        SELECT ready.id
-          FROM generate_series(0, 2) AS p
-          CROSS JOIN LATERAL (SELECT id, priority, run_at FROM relaytest.job
-                               WHERE NOT leased AND priority = p AND run_at <= now()
-                               ORDER BY run_at, id LIMIT $2 FOR UPDATE SKIP LOCKED) AS ready
-         ORDER BY ready.priority, ready.run_at, ready.id LIMIT $2),
-    claimed AS (
-        UPDATE relaytest.job AS j
-           SET leased = true, worker = $1, lease_until = now() + $3, attempt = attempt + 1,
-               trial = coalesce(trial, nextval('relaytest.trial_id'))
-          FROM due WHERE j.id = due.id
-        RETURNING j.*),
+    WITH claimed AS MATERIALIZED (SELECT * FROM relaytest.claim($1, $2, $3, $4)),
+    -- What was made a moment ago is not yet known to all sinks.
+    newest AS (
+        SELECT coalesce((SELECT max(id) FROM relaytest.token_key
+                          WHERE created_at < now() - interval '2 min'), min(id)) AS id
+          FROM relaytest.token_key),
     begun AS (
-        INSERT INTO relaytest.trial (id, job, address, port, reason, requester)
-        SELECT trial, id, address, port, reason, requester FROM claimed
+        INSERT INTO relaytest.trial (id, job, address, port, reason, requester, vantage, key)
+        SELECT c.trial, c.id, c.address, c.port, c.reason, c.requester, c.vantage, newest.id
+          FROM claimed AS c CROSS JOIN newest
         ON CONFLICT (id) DO NOTHING)
     SELECT c.id, c.address, c.port, c.reason::text, c.attempt, c.trial, c.worker,
-           coalesce(t.visits, 0) AS visits
-      FROM claimed AS c LEFT JOIN relaytest.trial AS t ON t.id = c.trial
+           coalesce(t.visits, 0) AS visits, k.key
+      FROM claimed AS c CROSS JOIN newest LEFT JOIN relaytest.trial AS t ON t.id = c.trial
+      JOIN relaytest.token_key AS k
+        ON k.id = CASE WHEN t.id IS NULL THEN newest.id
+                       ELSE coalesce(t.key, (SELECT min(id) FROM relaytest.token_key)) END
      ORDER BY c.priority, c.run_at, c.id
 """
 NEXT_DUE = """
-    SELECT min(first.run_at) - now() FROM generate_series(0, 2) AS p
-     CROSS JOIN LATERAL (SELECT run_at FROM relaytest.job WHERE NOT leased AND priority = p
+    SELECT min(first.run_at) - now()
+      FROM unnest(ARRAY['', (SELECT vantage FROM relaytest.worker WHERE id = $1)]) AS place
+     CROSS JOIN generate_series(0, 2) AS p CROSS JOIN generate_series(0, 15) AS l
+     CROSS JOIN LATERAL (SELECT run_at FROM relaytest.job
+                          WHERE NOT leased AND vantage = place AND priority = p AND lane = l
                           ORDER BY run_at, id LIMIT 1) AS first
 """
 FINISH = """
     DELETE FROM relaytest.job
      WHERE id = $1 AND worker = $2 AND attempt = $3 AND leased
-       AND NOT again AND $4::interval IS NULL
+       AND NOT again AND further = '{}' AND $4::interval IS NULL
     RETURNING id
 """
 REOPEN = """
     UPDATE relaytest.job
        SET leased = false, worker = NULL, lease_until = NULL, again = false,
-           trial = CASE WHEN again THEN NULL ELSE trial END,
-           run_at = CASE WHEN again THEN now() ELSE now() + $4 END
+           trial = CASE WHEN again OR $4::interval IS NULL THEN NULL ELSE trial END,
+           vantage = CASE WHEN again OR $4::interval IS NOT NULL THEN vantage ELSE further[1] END,
+           further = CASE WHEN again OR $4::interval IS NOT NULL THEN further ELSE further[2:] END,
+           run_at = CASE WHEN again OR $4::interval IS NULL THEN now() ELSE now() + $4::interval END
      WHERE id = $1 AND worker = $2 AND attempt = $3 AND leased
     RETURNING trial IS NOT NULL
 """
@@ -92,6 +95,30 @@ JOIN_WORKERS = """
 BEAT = "UPDATE relaytest.worker SET beat_at = now() WHERE id = $1"
 LEAVE_WORKERS = "DELETE FROM relaytest.worker WHERE id = $1"
 BURY_WORKERS = "DELETE FROM relaytest.worker WHERE beat_at < now() - interval '1 day'"
+SEE_VANTAGES = """
+    INSERT INTO relaytest.vantage AS v (name, seen_at, sources)
+    SELECT w.vantage, max(w.beat_at),
+           coalesce((SELECT array_agg(DISTINCT seen.source)
+                       FROM (SELECT id FROM relaytest.trial AS t WHERE t.vantage = w.vantage
+                              ORDER BY id DESC LIMIT 20) AS late
+                       JOIN relaytest.session AS seen ON seen.trial = late.id
+                      WHERE seen.source IS NOT NULL), '{}')
+      FROM relaytest.worker AS w GROUP BY w.vantage
+    ON CONFLICT (name) DO UPDATE SET
+        seen_at = greatest(v.seen_at, excluded.seen_at),
+        sources = CASE WHEN excluded.sources = '{}' THEN v.sources ELSE excluded.sources END
+"""
+# Nobody has been there for a day: what waits for that place begins anew anywhere.
+FORSAKEN = """
+    WITH moved AS (
+        UPDATE relaytest.job AS j SET vantage = '', trial = NULL
+          FROM relaytest.vantage AS v
+         WHERE NOT relaytest.vantage_lives(v.name) AND NOT j.leased AND j.vantage = v.name
+        RETURNING (SELECT trial FROM relaytest.job AS old WHERE old.id = j.id) AS trial)
+    UPDATE relaytest.trial AS t SET ended = true, settle_at = now()
+      FROM moved WHERE t.id = moved.trial AND t.visits > 0
+    RETURNING t.id
+"""
 QUEUE = """
     SELECT priority, due, later, leased, oldest_due FROM relaytest.queue_status ORDER BY priority
 """
@@ -109,6 +136,7 @@ class Request:
     run_at: datetime | None = None
     requester: str | None = None
     note: str | None = None
+    vantage: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +147,7 @@ class Job:
         attempt: Fencing token of the lease.
         trial: Whose tokens to use; it exists.
         visits: Visits of the trial that have ended.
+        key: Signs its tokens, at every visit the same.
     """
 
     id: int
@@ -129,6 +158,7 @@ class Job:
     trial: int
     worker: int
     visits: int
+    key: bytes = field(repr=False)
 
 
 class Ending(enum.Enum):
@@ -155,20 +185,36 @@ async def enqueue(connection: Connection, request: Request) -> int:
             request.run_at,
             request.requester,
             request.note,
+            request.vantage,
         )
-    except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError) as error:
+    except (
+        asyncpg.DataError,
+        asyncpg.IntegrityConstraintViolationError,
+        asyncpg.ProgramLimitExceededError,
+    ) as error:
         raise RefusedRequestError(error.message or str(error), error.hint or "") from None
     return job
 
 
-async def claim(connection: Connection, worker: int, most: int, lease: timedelta) -> list[Job]:
-    """Take up to `most` of the most urgent ready jobs. No job is ever given to two workers."""
-    return [Job(**row) for row in await connection.fetch(CLAIM, worker, most, lease)]
+async def claim(
+    connection: Connection, worker: int, most: int, lease: timedelta, *, from_below: bool = False
+) -> list[Job]:
+    """Take up to `most` ready jobs for a worker's vantage. No job is ever given to two workers.
+
+    Args:
+        connection: Inside a transaction.
+        worker: Whose vantage counts; an unknown one gets nothing.
+        most: At most so many.
+        lease: How long they are its own.
+        from_below: The least urgent first; once in a while, so that none waits for ever.
+    """
+    rows = await connection.fetch(CLAIM, worker, most, lease, from_below)
+    return [Job(**row) for row in rows]
 
 
-async def next_due(connection: Connection) -> timedelta | None:
-    """Return how long until the next job is due (by the database's clock), or None if none is."""
-    due: timedelta | None = await connection.fetchval(NEXT_DUE)
+async def next_due(connection: Connection, worker: int) -> timedelta | None:
+    """Return how long until a worker's next job is due (by the database's clock), or None."""
+    due: timedelta | None = await connection.fetchval(NEXT_DUE, worker)
     return due
 
 
@@ -192,7 +238,9 @@ async def release(connection: Connection, worker: int) -> None:
 async def rescue(connection: Connection, silence: timedelta) -> int:
     """Free the jobs of workers that were silent for `silence`, and those past their lease."""
     freed: Sequence[asyncpg.Record] = await connection.fetch(RESCUE, silence)
+    await connection.execute(SEE_VANTAGES)
     await connection.execute(BURY_WORKERS)
+    await connection.execute(FORSAKEN)
     if freed:
         await connection.execute(RING)
     return len(freed)

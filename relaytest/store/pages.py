@@ -6,7 +6,7 @@ import asyncpg
 
 from relaytest.core.target import Address
 from relaytest.core.transcript import Exchange, Transcript
-from relaytest.store import exclusions
+from relaytest.store import exclusions, vantages
 from relaytest.store.database import Connection
 
 VERDICTS = """
@@ -67,6 +67,7 @@ class Standing:
     suspicions: list[asyncpg.Record]
     exclusions: list[asyncpg.Record]
     nominations: list[asyncpg.Record]
+    vantages: list[asyncpg.Record]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ async def standing_of(connection: Connection, address: Address) -> Standing:
         await connection.fetch(SUSPICIONS, address),
         await exclusions.covering(connection, address),
         await connection.fetch(NOMINATIONS, address),
+        await vantages.views_of(connection, address),
     )
 
 

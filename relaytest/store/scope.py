@@ -1,5 +1,7 @@
 """The scope rules inside the database, so that an INSERT is refused at once."""
 
+from datetime import timedelta
+
 from relaytest.core.target import SPECIAL, Scope
 from relaytest.store.database import Connection
 
@@ -15,6 +17,10 @@ FILL = """
     ON CONFLICT (network, rule) DO UPDATE SET why = excluded.why
      WHERE scope_network.why <> excluded.why
 """
+LIMITS = """
+    UPDATE relaytest.network_limit SET at_once = $1, gap = $2
+     WHERE why = 'politeness' AND (at_once, gap) IS DISTINCT FROM ($1, $2::interval)
+"""
 REFUSAL = "SELECT relaytest.scope_refusal($1)"
 
 
@@ -27,3 +33,14 @@ async def write_scope(connection: Connection, scope: Scope) -> None:
     await connection.execute(LOCK)
     await connection.execute(CLEAR, networks, rules)
     await connection.execute(FILL, networks, rules, reasons)
+
+
+async def write_limits(connection: Connection, at_once: int, gap: timedelta) -> None:
+    """Make the claim keep to these limits wherever the operator set no others.
+
+    Args:
+        connection: Any.
+        at_once: Targets of one /24 or /48.
+        gap: Between the starts of two.
+    """
+    await connection.execute(LIMITS, at_once, gap)

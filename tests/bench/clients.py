@@ -42,12 +42,12 @@ async def prober(**sections: dict[str, Any]) -> AsyncIterator[Prober]:
         }
     )
     async with Resolver([NOBODY], timedelta(milliseconds=200)) as resolver:
-        yield Prober(config, bytes(32), resolver)
+        yield Prober(config, resolver)
 
 
 def target(place: Place) -> Target:
     """Return the place as a prober's target; each time for another trial."""
-    return Target(ip_address(place[0]), place[1], next(_trials))
+    return Target(ip_address(place[0]), place[1], next(_trials), bytes(32))
 
 
 def said(visit: Visit) -> list[list[bytes]]:

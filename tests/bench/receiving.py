@@ -16,7 +16,7 @@ from relaytest.core.dialogue import Offer, greet, hold
 from relaytest.core.probe import Envelope
 from relaytest.core.token import Mailbox, Token, issue
 from relaytest.net.smtp_client import Timeouts, connect
-from relaytest.store.evidence import token_keys
+from relaytest.store.keys import token_keys
 from tests.bench.clients import Place, at_most, forms
 from tests.bench.processes import beside, cpu_seconds, program
 from tests.bench.report import Report, Row

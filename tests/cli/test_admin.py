@@ -411,3 +411,17 @@ async def test_lookup_prints_all_of_it_as_json(on, connection, spam):
     assert found["exclusions"][0]["until"] == "2999-01-01T00:00:00+00:00"
     assert found["nominations"][0]["samples"] == 1
     assert found["history"][0]["event"] == "changed-by-sql"
+
+
+# --- keys
+
+
+async def test_a_key_is_rotated_and_told_by_number_only(on, connection):
+    said = await on("key", "rotate")
+    assert (said.status, said.said) == (0, "key 2 signs what begins in two minutes or later\n")
+    rows = json.loads((await on("key", "list", "--json")).said)
+    assert [sorted(row) for row in rows] == [["created_at", "id", "replaced_at"]] * 2
+    first, second = (await on("key", "list")).said.splitlines()
+    assert "key 1 of " in first
+    assert ", replaced " in first
+    assert ", replaced " not in second

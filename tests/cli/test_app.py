@@ -516,3 +516,28 @@ def test_a_daemon_whose_place_is_taken_exits_78_and_names_it(dsn, tmp_path, name
         with socket.create_server(split_endpoint(place)):
             assert program.start().end() == 78
         assert f"relaytest: {key}.listen: cannot listen on {place}: " in program.output
+
+
+async def test_enqueue_asks_from_one_place(on, connection):
+    assert (await on("enqueue", OPERATOR, "--vantage", "ams-1")).status == 0
+    assert await connection.fetchval("SELECT vantage FROM relaytest.retest") == "ams-1"
+
+
+async def test_lookup_tells_whom_to_let_in_and_what_each_place_found(on, connection, listed):
+    await connection.execute(
+        "INSERT INTO relaytest.vantage VALUES ('ams-1', now(), '{192.0.2.250}')"
+    )
+    await connection.execute(
+        "INSERT INTO relaytest.trial (id, job, address, port, reason, requester, vantage)"
+        " VALUES (nextval('relaytest.trial_id') + 1000, 9, $1::text::inet, 25, 'operator', 'x',"
+        " 'ams-1')",
+        listed,
+    )
+    await connection.execute(
+        "INSERT INTO relaytest.verdict (trial, address, port, verdict, reason, confidence,"
+        " explanation, forms) SELECT id, address, port, 'unknown', 'blocked', 'low', 'x', '{}'"
+        " FROM relaytest.trial WHERE vantage = 'ams-1'"
+    )
+    said = (await on("lookup", listed)).said
+    assert "To be tested from ams-1, let in 192.0.2.250 on port 25." in said
+    assert "tested from" in said

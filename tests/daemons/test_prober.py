@@ -73,12 +73,12 @@ async def prober(tmp_path, pointers: Pointers | None = None, **sections) -> Asyn
         serve_dns("127.0.0.1", 0, zone.answer) as (host, port),
         Resolver([f"{host}:{port}"], timedelta(seconds=5)) as resolver,
     ):
-        yield Prober(config, KEY, resolver)
+        yield Prober(config, resolver)
 
 
 async def visit(tmp_path, server: Target, pointers=None, forms=FORMS, **sections) -> Visit:
     async with prober(tmp_path, pointers, **sections) as one, server.serve() as port:
-        return await one.visit(Where(ip_address(server.host), port, TRIAL), forms)
+        return await one.visit(Where(ip_address(server.host), port, TRIAL, KEY), forms)
 
 
 def paths(server: Target) -> set[bytes]:
@@ -208,7 +208,7 @@ async def test_commands_are_not_sent_together_again_once_they_were_lost(tmp_path
 
     host = fresh_address()
     async with prober(tmp_path, timing=HASTY) as one, hostile.serving(play, host) as port:
-        found = await one.visit(Where(ip_address(host), port, TRIAL), FORMS)
+        found = await one.visit(Where(ip_address(host), port, TRIAL, KEY), FORMS)
     assert found.unanswered() == []
     assert together.count(True) == 1
 
@@ -340,7 +340,7 @@ async def test_a_source_that_is_not_ours_is_an_error_and_no_evidence(tmp_path):
     server = Target()
     async with prober(tmp_path, **NOT_OURS) as one, server.serve() as port:
         with pytest.raises(NoSocketError):
-            await one.visit(Where(ip_address(server.host), port, TRIAL), FORMS)
+            await one.visit(Where(ip_address(server.host), port, TRIAL, KEY), FORMS)
     assert server.talks == []
 
 
@@ -374,7 +374,7 @@ async def test_a_visit_can_be_cancelled_and_leaves_nothing_behind(tmp_path):
         await peer.wait()
 
     async with prober(tmp_path) as one, hostile.serving(play, host) as port:
-        task = asyncio.ensure_future(one.visit(Where(ip_address(host), port, TRIAL), FORMS))
+        task = asyncio.ensure_future(one.visit(Where(ip_address(host), port, TRIAL, KEY), FORMS))
         await reached.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -384,7 +384,7 @@ async def test_a_visit_can_be_cancelled_and_leaves_nothing_behind(tmp_path):
 async def test_nobody_there_is_one_record_that_says_so(tmp_path):
     host = fresh_address()
     async with prober(tmp_path) as one:
-        found = await one.visit(Where(ip_address(host), fresh_port(host), TRIAL), FORMS)
+        found = await one.visit(Where(ip_address(host), fresh_port(host), TRIAL, KEY), FORMS)
     (record,) = found.records
     assert (record.ended, record.source) == ("refused", None)
 

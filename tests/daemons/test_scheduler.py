@@ -512,3 +512,96 @@ async def test_the_daemon_outlasts_the_database(road, shaky, dsn, connection, tm
 
 async def _listed(connection) -> bool | None:
     return bool(await listed(connection)) or None
+
+
+# --- several places to test from
+
+
+async def place(connection, name: str, *, ago: timedelta = timedelta(0)) -> None:
+    await connection.execute(
+        "INSERT INTO relaytest.vantage (name, seen_at) VALUES ($1, now() - $2::interval)", name, ago
+    )
+
+
+async def at(connection, trial: int, vantage: str, *, rejected: bool = False) -> None:
+    """The trial was made from there; `rejected`: it was turned away."""
+    await connection.execute(
+        "UPDATE relaytest.trial SET vantage = $2 WHERE id = $1", trial, vantage
+    )
+    if rejected:
+        await connection.execute("DELETE FROM relaytest.outcome WHERE trial = $1", trial)
+        await connection.execute(
+            "UPDATE relaytest.session SET ended = 'rejected', greeting = '554 go away'"
+            " WHERE trial = $1",
+            trial,
+        )
+
+
+async def wanted(connection) -> list[tuple[str, str | None]]:
+    rows = await connection.fetch("SELECT target, vantage FROM relaytest.retest ORDER BY target")
+    return [tuple(row) for row in rows]
+
+
+async def listed_from(connection, scheduling, vantage: str) -> None:
+    trial = await probed(connection, accepted=True)
+    await at(connection, trial, vantage)
+    await arrives(connection, trial)
+    await scheduling.settle()
+    assert await listed(connection) == {A: trial}
+
+
+async def test_closed_from_another_place_delists_nobody_but_asks_at_the_first(
+    scheduling, connection
+):
+    await place(connection, "here")
+    await listed_from(connection, scheduling, "here")
+    trial = await probed(connection)
+    await at(connection, trial, "there")
+    await scheduling.settle()
+    assert await verdicts(connection, trial) == [("closed", "refused")]
+    assert list(await listed(connection)) == [A]
+    assert await wanted(connection) == [(A, "here")]
+
+
+async def test_closed_from_the_same_place_delists(scheduling, connection):
+    await place(connection, "here")
+    await listed_from(connection, scheduling, "here")
+    await at(connection, await probed(connection), "here")
+    await scheduling.settle()
+    assert await listed(connection) == {}
+
+
+async def test_a_place_that_is_gone_binds_nobody(scheduling, connection):
+    await place(connection, "here", ago=timedelta(hours=25))
+    await listed_from(connection, scheduling, "here")
+    await at(connection, await probed(connection), "there")
+    await scheduling.settle()
+    assert await listed(connection) == {}
+
+
+async def test_a_request_for_a_listed_target_goes_where_it_was_found_open(scheduling, connection):
+    await place(connection, "here")
+    await listed_from(connection, scheduling, "here")
+    await jobs.enqueue(connection, jobs.Request(A, "removal-request"))
+    await jobs.enqueue(connection, jobs.Request(B, "removal-request"))
+    assert await wanted(connection) == [(A, "here"), (B, None)]
+
+
+async def test_who_turns_one_place_away_is_asked_from_another_once(scheduling, connection):
+    for name in ("here", "there"):
+        await place(connection, name)
+    await place(connection, "gone", ago=timedelta(hours=1))
+    await at(connection, await probed(connection), "here", rejected=True)
+    await scheduling.settle()
+    assert await wanted(connection) == [(A, "there")]
+    await connection.execute("DELETE FROM relaytest.job")
+    await at(connection, await probed(connection), "there", rejected=True)
+    await scheduling.settle()
+    assert await wanted(connection) == []
+
+
+async def test_with_one_place_nobody_is_asked_from_elsewhere(scheduling, connection):
+    await place(connection, "here")
+    await at(connection, await probed(connection), "here", rejected=True)
+    await scheduling.settle()
+    assert await wanted(connection) == []

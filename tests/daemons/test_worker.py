@@ -1010,7 +1010,7 @@ async def test_the_job_of_a_killed_worker_is_done_by_another(begin, dsn, connect
         await post(target, mail)
         await gate.go_through()
 
-    server = Target(anybody, stuck)
+    server = Target(only(PLAIN), stuck)
     async with server.serve() as port:
         async with begin(sink.run, sink=OFTEN | {"listen": listen}) as lab:
             await lab.insert(server.host, port)

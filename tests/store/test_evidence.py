@@ -247,11 +247,6 @@ async def test_a_sink_check_is_noted_once(connection):
     assert first == await connection.fetchval("SELECT received_at FROM relaytest.sink_check")
 
 
-async def test_the_token_key_is_made_by_the_migration(connection):
-    (key,) = await evidence.token_keys(connection)
-    assert len(key) == 32
-
-
 @pytest.mark.parametrize(
     ("statement", "constraint"),
     [

@@ -224,17 +224,17 @@ async def test_claims_go_by_priority_then_time(connection, worker):
 async def test_a_job_of_the_future_is_not_claimed(connection, worker):
     await insert(connection, run_at=await later(connection, "1 hour"))
     assert await jobs.claim(connection, worker, 10, LEASE) == []
-    due = await jobs.next_due(connection)
+    due = await jobs.next_due(connection, worker)
     assert timedelta(minutes=59) < due <= timedelta(hours=1)
 
 
-async def test_nothing_is_due_in_an_empty_queue(connection):
-    assert await jobs.next_due(connection) is None
+async def test_nothing_is_due_in_an_empty_queue(connection, worker):
+    assert await jobs.next_due(connection, worker) is None
 
 
 async def test_concurrent_claimers_share_the_jobs_without_overlap(connection, dsn, worker):
     for number in range(100):
-        await insert(connection, f"192.0.2.{number}", "recheck")
+        await insert(connection, f"11.0.{number}.1", "recheck")
 
     async def take() -> list[int]:
         own = await asyncpg.connect(dsn)
@@ -364,3 +364,181 @@ async def test_queue_status_counts_by_priority(connection, worker):
     await jobs.claim(connection, worker, 1, LEASE)
     found = [tuple(row)[:4] for row in await jobs.queue_status(connection)]
     assert found == [(0, 0, 0, 1), (2, 1, 1, 0)]
+
+
+# --- several places to test from
+
+
+async def join_at(connection, vantage: str) -> int:
+    worker = await jobs.join_workers(
+        connection, host="host", pid=1, vantage=vantage, version="1", slots=10
+    )
+    await jobs.rescue(connection, LEASE)  # which is how a place becomes known
+    return worker
+
+
+async def test_a_job_for_a_place_is_for_the_workers_there(connection, worker):
+    there = await join_at(connection, "there")
+    await insert(connection, vantage="there")
+    assert await jobs.claim(connection, worker, 10, LEASE) == []
+    assert await jobs.next_due(connection, worker) is None
+    assert await jobs.next_due(connection, there) <= timedelta(0)
+    (job,) = await jobs.claim(connection, there, 10, LEASE)
+    assert await connection.fetchval("SELECT vantage FROM relaytest.trial") == "there"
+    assert await jobs.finish(connection, job, retry_in=None) is Ending.ENDED
+
+
+async def test_a_trial_is_retried_where_it_began(connection, worker):
+    there = await join_at(connection, "there")
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 10, LEASE)
+    assert await jobs.finish(connection, job, retry_in=timedelta(0)) is Ending.CONTINUES
+    assert await jobs.claim(connection, there, 10, LEASE) == []
+    assert len(await jobs.claim(connection, worker, 10, LEASE)) == 1
+
+
+async def test_two_places_test_one_after_the_other(connection, worker):
+    there = await join_at(connection, "there")
+    await insert(connection)
+    (here,) = await jobs.claim(connection, worker, 10, LEASE)
+    for vantage in ("there", "there", "default"):
+        joined = await insert(connection, vantage=vantage)
+        assert joined["id"] == here.id
+    assert await jobs.claim(connection, there, 10, LEASE) == []
+    assert await jobs.finish(connection, here, retry_in=None) is Ending.ENDED
+    (anew,) = await jobs.claim(connection, worker, 10, LEASE)  # asked for while it ran
+    assert anew.trial != here.trial
+    await jobs.finish(connection, anew, retry_in=None)
+    (last,) = await jobs.claim(connection, there, 10, LEASE)
+    assert last.trial not in {here.trial, anew.trial}
+    assert await jobs.finish(connection, last, retry_in=None) is Ending.ENDED
+    assert await rows(connection) == []
+
+
+async def test_a_place_that_is_gone_for_a_day_keeps_nothing_back(connection, worker):
+    there = await join_at(connection, "there")
+    await insert(connection, vantage="there")
+    await jobs.leave_workers(connection, there)
+    await jobs.rescue(connection, LEASE)
+    assert await jobs.claim(connection, worker, 10, LEASE) == []
+    await connection.execute(
+        "UPDATE relaytest.vantage SET seen_at = now() - interval '25 h' WHERE name = 'there'"
+    )
+    await jobs.rescue(connection, LEASE)
+    assert len(await jobs.claim(connection, worker, 10, LEASE)) == 1
+
+
+@pytest.mark.parametrize("name", ["A", "a b", "", "x" * 41, "ü"])
+async def test_a_place_has_a_plain_name(connection, name):
+    with pytest.raises(asyncpg.DataError, match="is no name of a place"):
+        await insert(connection, vantage=name)
+
+
+# --- no network is crowded, nobody waits for ever
+
+
+async def limit(connection, network: str, at_once: int | None, gap: str = "0") -> None:
+    await connection.execute(
+        "INSERT INTO relaytest.network_limit (network, at_once, gap, why)"
+        " VALUES ($1::text::cidr, $2, $3::text::interval, 'test')",
+        network,
+        at_once,
+        gap,
+    )
+
+
+async def due_now(connection) -> None:
+    await connection.execute("UPDATE relaytest.job SET run_at = now() - interval '1 s'")
+
+
+@pytest.mark.parametrize("addresses", ["11.0.2.{}", "2600:0:1:{}::1"], ids=["v4", "v6"])
+async def test_a_network_has_so_many_visits_at_once(connection, worker, addresses):
+    for number in range(1, 11):
+        await insert(connection, addresses.format(number))
+    first = await jobs.claim(connection, worker, 10, LEASE)
+    assert len(first) == 4
+    await due_now(connection)
+    assert await jobs.claim(connection, worker, 10, LEASE) == []
+    await jobs.finish(connection, first[0], retry_in=None)
+    await due_now(connection)
+    assert len(await jobs.claim(connection, worker, 10, LEASE)) == 1
+
+
+async def test_a_full_network_keeps_no_other_waiting(connection, worker):
+    for number in range(1, 101):
+        await insert(connection, f"11.0.2.{number}")
+    await insert(connection, "11.1.1.1")
+    claimed = [await jobs.claim(connection, worker, 2, LEASE) for _ in range(12)]
+    assert ip_address("11.1.1.1") in {job.address for batch in claimed for job in batch}
+    assert sum(map(len, claimed)) == 5
+
+
+async def test_the_longest_prefix_and_the_operators_word_count(connection, worker):
+    await limit(connection, "11.0.0.0/16", 1)
+    await limit(connection, "11.0.3.0/24", None)
+    await limit(connection, "11.9.0.0/16", 7)
+    for number in range(1, 11):
+        await insert(connection, f"11.0.2.{number}")
+        await insert(connection, f"11.0.3.{number}")
+        await insert(connection, f"11.9.0.{number}")
+    claimed = [str(job.address) for job in await jobs.claim(connection, worker, 30, LEASE)]
+    counts = [
+        sum(one.startswith(net) for one in claimed) for net in ("11.0.2.", "11.0.3.", "11.9.")
+    ]
+    assert counts == [1, 10, 7]
+
+
+async def test_starts_in_a_network_keep_their_gap(connection, worker):
+    await limit(connection, "11.0.2.0/24", 4, "1 hour")
+    for number in range(1, 4):
+        await insert(connection, f"11.0.2.{number}")
+    assert len(await jobs.claim(connection, worker, 10, LEASE)) == 1
+    waits = await rows(connection, "leased, run_at - now() AS wait")
+    hours = sorted(round(row["wait"] / timedelta(hours=1)) for row in waits if not row["leased"])
+    assert hours == [1, 2]
+    await due_now(connection)
+    assert await jobs.claim(connection, worker, 10, LEASE) == []  # not before the gap has passed
+
+
+async def test_the_limit_holds_however_many_claim_at_once(connection, dsn, worker):
+    for number in range(1, 200):
+        await insert(connection, f"11.0.2.{number}")
+
+    async def take() -> int:
+        own = await asyncpg.connect(dsn)
+        taken = 0
+        for _ in range(20):
+            taken += len(await jobs.claim(own, worker, 3, LEASE))
+        await own.close()
+        return taken
+
+    async with asyncio.TaskGroup() as group:
+        takers = [group.create_task(take()) for _ in range(4)]
+    assert sum(taker.result() for taker in takers) == 4
+
+
+async def test_requesters_take_turns(connection, worker):
+    for number in range(50):
+        await insert(connection, f"11.0.{number}.1", requester="many")
+    await insert(connection, "11.1.1.1", requester="few")
+    claimed = [str(job.address) for job in await jobs.claim(connection, worker, 4, LEASE)]
+    assert "11.1.1.1" in claimed
+
+
+async def test_a_claim_from_below_serves_who_waited_behind_more_urgent_jobs(connection, worker):
+    for number in range(20):
+        await insert(connection, f"11.0.{number}.1", "removal-request")
+    await insert(connection, "11.1.1.1", "recheck")
+    (job,) = await jobs.claim(connection, worker, 1, LEASE, from_below=True)
+    assert str(job.address) == "11.1.1.1"
+
+
+async def test_one_ipv6_site_cannot_fill_the_queue(connection):
+    await connection.execute(
+        "INSERT INTO relaytest.retest (target, reason)"
+        " SELECT host('2600::'::inet + n), 'recheck' FROM generate_series(1, 1000) n"
+    )
+    with pytest.raises(RefusedRequestError, match="1000 open jobs in 2600::/48"):
+        await jobs.enqueue(connection, Request("2600::ffff", "operator"))
+    await jobs.enqueue(connection, Request("2600::1", "operator"))  # joins
+    await jobs.enqueue(connection, Request("2600:0:1::1", "operator"))
