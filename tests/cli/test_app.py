@@ -378,6 +378,7 @@ async def test_lookup_prints_json(on, listed):
         "listings",
         "nominations",
         "suspicions",
+        "vantages",
         "verdicts",
     ]
     assert found["verdicts"][0]["explanation"] == "It [relays]."
