@@ -88,6 +88,8 @@ def test_every_state_and_every_cause_of_a_change_is_in_the_diagram():
         Event.FOUND_SUSPECT: "open, more is asked for",
         Event.FOUND_CLOSED: "closed",
         Event.NOMINATED: "nominated",
+        Event.FOUND_EXIT: "exit of a listed relay",
+        Event.EXIT_CLEARED: "exit of none",
         Event.EXPIRED: "expired",
         Event.DELISTED: "delisted",
         Event.PURGED: "purged",

@@ -66,9 +66,10 @@ def standing(address: Address, found: Standing) -> None:
     if not found.listings:
         console.print(f"{address} is [green]not listed[/].")
     for row in found.listings:
+        role = f"port {row['port']}" if row["port"] else "the exit of an open relay"
         console.print(
-            f"{address} is [bold red]listed[/] (127.0.0.{row['code']}, port {row['port']}) since "
-            f"{time(row['listed_at'])}; next automatic test {time(row['recheck_at'])}."
+            f"{address} is [bold red]listed[/] (127.0.0.{row['code']}, {role}) since "
+            f"{time(row['listed_at'])}. {_next_test(row['recheck_at'])}"
         )
     _by_policy(found, console)
     for row in found.jobs:

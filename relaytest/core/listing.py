@@ -27,6 +27,8 @@ class Event(enum.Enum):
     FOUND_SUSPECT = "found-suspect"  # relays, but core.policy asks for more
     FOUND_CLOSED = "found-closed"
     NOMINATED = "nominated"  # the sample of spam came that was all that was missing
+    FOUND_EXIT = "found-exit"  # an open relay sends through it, and core.policy lists such exits
+    EXIT_CLEARED = "exit-cleared"  # no listed relay sends through it any more, or too many do
     EXPIRED = "expired"  # RFC 6471 section 2.2.1: listings are temporary
     DELISTED = "delisted-by-hand"
     PURGED = "purged"  # RFC 6471 section 3.9: the operator's own mistakes
@@ -37,6 +39,8 @@ TRANSITIONS: dict[tuple[State, Event], State | None] = {
     (State.UNLISTED, Event.FOUND_SUSPECT): State.SUSPECTED,
     (State.UNLISTED, Event.FOUND_CLOSED): None,
     (State.UNLISTED, Event.NOMINATED): None,  # a sample alone proves no relay
+    (State.UNLISTED, Event.FOUND_EXIT): State.LISTED,
+    (State.UNLISTED, Event.EXIT_CLEARED): None,
     (State.UNLISTED, Event.EXPIRED): None,
     (State.UNLISTED, Event.DELISTED): None,
     (State.UNLISTED, Event.PURGED): None,
@@ -44,6 +48,8 @@ TRANSITIONS: dict[tuple[State, Event], State | None] = {
     (State.SUSPECTED, Event.FOUND_SUSPECT): State.SUSPECTED,  # renewed: a new expiry
     (State.SUSPECTED, Event.FOUND_CLOSED): State.UNLISTED,
     (State.SUSPECTED, Event.NOMINATED): State.LISTED,
+    (State.SUSPECTED, Event.FOUND_EXIT): None,
+    (State.SUSPECTED, Event.EXIT_CLEARED): None,
     (State.SUSPECTED, Event.EXPIRED): State.UNLISTED,
     (State.SUSPECTED, Event.DELISTED): State.UNLISTED,
     (State.SUSPECTED, Event.PURGED): State.UNLISTED,
@@ -51,6 +57,8 @@ TRANSITIONS: dict[tuple[State, Event], State | None] = {
     (State.LISTED, Event.FOUND_SUSPECT): None,  # the policy became stricter: not renewed
     (State.LISTED, Event.FOUND_CLOSED): State.UNLISTED,
     (State.LISTED, Event.NOMINATED): None,
+    (State.LISTED, Event.FOUND_EXIT): State.LISTED,
+    (State.LISTED, Event.EXIT_CLEARED): State.UNLISTED,
     (State.LISTED, Event.EXPIRED): State.UNLISTED,
     (State.LISTED, Event.DELISTED): State.UNLISTED,
     (State.LISTED, Event.PURGED): State.UNLISTED,
@@ -62,10 +70,14 @@ WHEN_EXCLUDED: dict[Event, bool] = {
     Event.FOUND_SUSPECT: False,
     Event.FOUND_CLOSED: False,
     Event.NOMINATED: False,
+    Event.FOUND_EXIT: False,
+    Event.EXIT_CLEARED: True,
     Event.EXPIRED: True,
     Event.DELISTED: True,
     Event.PURGED: True,
 }
+
+EXIT_PORT = 0  # under which an exit of others is listed; it was never tested itself
 
 # What an administrator took off comes back by a new trial only, not by the one that was wrong.
 BY_HAND = (Event.DELISTED, Event.PURGED)

@@ -64,6 +64,13 @@ class Listing(Section):
         description="automatic retest of what is listed; 24h at least, and less than expire_after",
     )
 
+    outputs: bool = Field(
+        False, description="list also the exit of a multi-hop relay, as 127.0.0.3"
+    )
+    output_inputs: int = Field(
+        1, ge=1, le=100, description="listed relays that may share such an exit, at most"
+    )
+
     @field_validator("recheck_every", "confirm_after")
     @classmethod
     def _not_too_often(cls, value: timedelta) -> timedelta:
@@ -93,6 +100,15 @@ class Listing(Section):
         if self.require_spam_evidence and not case.nominated:
             lacks.append(Lack.SPAM)
         return tuple(lacks)
+
+
+def exit_event(policy: Listing, inputs: int) -> Event:
+    """Return what it means for an exit that so many listed relays hand their mail to it.
+
+    A smart host that many use is not to blame for each of them, and its other users even less.
+    """
+    listable = policy.outputs and 1 <= inputs <= policy.output_inputs
+    return Event.FOUND_EXIT if listable else Event.EXIT_CLEARED
 
 
 def occasions(moments: Iterable[datetime], apart: timedelta) -> int:

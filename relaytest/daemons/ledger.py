@@ -5,12 +5,12 @@ The scheduler moves them by verdicts and time, the command line by the administr
 
 from dataclasses import dataclass
 
-from relaytest.core.listing import WHEN_EXCLUDED, Event, State, step
-from relaytest.core.policy import Case, Lack, Listing, event_of, explained
+from relaytest.core.listing import EXIT_PORT, WHEN_EXCLUDED, Event, State, step, unlistable
+from relaytest.core.policy import Case, Lack, Listing, event_of, exit_event, explained
 from relaytest.core.target import Address
 from relaytest.core.verdict import Finding, Verdict
 from relaytest.store import evidence as evidence_store
-from relaytest.store import exclusions, listings, nominations
+from relaytest.store import exclusions, listings, nominations, scope
 from relaytest.store.database import Connection
 from relaytest.store.evidence import Trial
 from relaytest.store.listings import Change
@@ -26,6 +26,7 @@ class Cause:
         trial: The evidence; None: it stays what it was.
         actor: Who did it by hand; None: the program.
         lacks: What is missing before it may be listed.
+        exit_address: Who handed the message to us, if not the target itself.
     """
 
     event: Event
@@ -33,6 +34,7 @@ class Cause:
     trial: Trial | None = None
     actor: str | None = None
     lacks: tuple[Lack, ...] = ()
+    exit_address: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Ledger:
         event = event_of(verdict.finding, lacks)
         if event is None:
             return None
-        return Cause(event, explained(verdict.explanation, lacks), trial, lacks=lacks)
+        why = explained(verdict.explanation, lacks)
+        return Cause(event, why, trial, lacks=lacks, exit_address=verdict.exit_address)
 
     async def _case(self, connection: Connection, address: Address, port: int) -> Case:
         state, _ = await listings.state_of(connection, address, port)
@@ -82,11 +85,29 @@ class Ledger:
             return None
         if not WHEN_EXCLUDED[cause.event] and await exclusions.exclusion_of(connection, address):
             return None
+        before = await listings.exit_of(connection, address, port)
         await self._write(connection, address, port, new, cause)
         number = cause.trial.id if cause.trial else None
         change = Change(address, port, cause.event, old, new, number, cause.why, cause.actor)
         await listings.note_change(connection, change)
+        after = await listings.exit_of(connection, address, port)
+        for through in {before, after}:
+            if through is not None:
+                await self._judge_exit(connection, through)
         return Move(address, port, old, new)
+
+    async def _judge_exit(self, connection: Connection, address: Address) -> None:
+        """List, or take off, the exit of a relay whose own listing has moved."""
+        inputs, trial = await listings.inputs_of(connection, address)
+        event = exit_event(self._policy, inputs)
+        if event is Event.FOUND_EXIT and (
+            unlistable(address) or await scope.refusal_of(connection, address)
+        ):
+            return
+        relays = "1 listed open relay sends" if inputs == 1 else f"{inputs} listed relays send"
+        evidence = await evidence_store.trial_of(connection, trial) if trial else None
+        why = f"{relays} through it" if inputs else "no listed relay sends through it any more"
+        await self.move(connection, address, EXIT_PORT, Cause(event, why, evidence))
 
     async def _write(
         self, connection: Connection, address: Address, port: int, new: State, cause: Cause
@@ -96,12 +117,15 @@ class Ledger:
             await listings.leave(connection, address, port, trial.id if trial else None)
             return
         assert trial is not None  # nobody comes on the list without one
-        if new is State.LISTED:
+        if port == EXIT_PORT:
+            await listings.enter_exit(connection, address, trial.id, policy.expire_after)
+        elif new is State.LISTED:
             await listings.enter(
                 connection,
                 trial,
                 expire_after=policy.expire_after,
                 recheck_every=policy.recheck_every,
+                exit_address=cause.exit_address,
             )
         else:
             await listings.suspect(

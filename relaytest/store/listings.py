@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import asyncpg
 
-from relaytest.core.listing import BY_HAND, Event, State
+from relaytest.core.listing import BY_HAND, EXIT_PORT, Event, State
 from relaytest.core.target import Address
 from relaytest.store.database import Connection
 from relaytest.store.evidence import Trial
@@ -16,12 +16,22 @@ STATE = """
 """
 ENTER = """
     INSERT INTO relaytest.listing AS l
-           (address, port, state, trial, listed_at, expires_at, recheck_at)
-    VALUES ($1, $2, 'listed', $3, now(), now() + $4, now() + $5)
+           (address, port, state, code, trial, listed_at, expires_at, recheck_at, exit_address)
+    VALUES ($1, $2, 'listed', CASE $2::integer WHEN 0 THEN 3 ELSE 2 END, $3, now(), now() + $4,
+            now() + $5::interval, nullif($6::inet, $1))
     ON CONFLICT (address, port) DO UPDATE SET
         state = 'listed', trial = excluded.trial, changed_at = now(),
+        exit_address = excluded.exit_address,
         listed_at = coalesce(l.listed_at, excluded.listed_at),
         expires_at = excluded.expires_at, recheck_at = excluded.recheck_at
+"""
+EXIT_OF = """
+    SELECT exit_address FROM relaytest.listing
+     WHERE address = $1 AND port = $2 AND state = 'listed'
+"""
+INPUTS = """
+    SELECT count(DISTINCT address) AS inputs, max(trial) AS trial
+      FROM relaytest.listing WHERE exit_address = $1 AND state = 'listed'
 """
 SUSPECT = """
     INSERT INTO relaytest.listing AS l (address, port, state, trial, expires_at, recheck_at)
@@ -107,11 +117,11 @@ DECIDED_SINCE = """
 """
 PUBLISHED4 = """
     SELECT DISTINCT host(address), address FROM relaytest.listing_current
-     WHERE family(address) = 4 ORDER BY address
+     WHERE family(address) = 4 AND code = 2 ORDER BY address
 """
 PUBLISHED6 = """
     SELECT DISTINCT host(address), address FROM relaytest.listing_current
-     WHERE family(address) = 6 ORDER BY address
+     WHERE family(address) = 6 AND code = 2 ORDER BY address
 """
 EXPORT = "SELECT host FROM ({query}) AS entry"
 CODE = "SELECT min(code) FROM relaytest.listing_current WHERE address = $1"
@@ -157,12 +167,43 @@ async def state_of(connection: Connection, address: Address, port: int) -> tuple
 
 
 async def enter(
-    connection: Connection, trial: Trial, *, expire_after: timedelta, recheck_every: timedelta
+    connection: Connection,
+    trial: Trial,
+    *,
+    expire_after: timedelta,
+    recheck_every: timedelta,
+    exit_address: Address | None = None,
 ) -> None:
-    """List the trial's target, or renew its listing."""
-    await connection.execute(
-        ENTER, trial.address, trial.port, trial.id, expire_after, recheck_every
-    )
+    """List the trial's target, or renew its listing.
+
+    Args:
+        connection: Inside a transaction.
+        trial: It relayed.
+        expire_after: How long the listing lives.
+        recheck_every: Until the next automatic test.
+        exit_address: Who handed its message to us, if not the target itself.
+    """
+    key = (trial.address, trial.port, trial.id)
+    await connection.execute(ENTER, *key, expire_after, recheck_every, exit_address)
+
+
+async def enter_exit(
+    connection: Connection, address: Address, trial: int, expire_after: timedelta
+) -> None:
+    """List the exit of a relay, or renew its listing; `trial` is one of a relay's."""
+    await connection.execute(ENTER, address, EXIT_PORT, trial, expire_after, None, None)
+
+
+async def exit_of(connection: Connection, address: Address, port: int) -> Address | None:
+    """Return through whom a listed relay sends, if not by itself."""
+    found: Address | None = await connection.fetchval(EXIT_OF, address, port)
+    return found
+
+
+async def inputs_of(connection: Connection, address: Address) -> tuple[int, int | None]:
+    """Return how many listed relays send through an exit, and the latest trial that shows it."""
+    row = (await connection.fetch(INPUTS, address))[0]
+    return row["inputs"], row["trial"]
 
 
 async def suspect(

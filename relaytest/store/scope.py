@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from relaytest.core.target import SPECIAL, Scope
+from relaytest.core.target import SPECIAL, Address, Scope
 from relaytest.store.database import Connection
 
 LOCK = "LOCK TABLE relaytest.scope_network IN SHARE ROW EXCLUSIVE MODE"
@@ -44,3 +44,9 @@ async def write_limits(connection: Connection, at_once: int, gap: timedelta) -> 
         gap: Between the starts of two.
     """
     await connection.execute(LIMITS, at_once, gap)
+
+
+async def refusal_of(connection: Connection, address: Address) -> str | None:
+    """Return why an address may not be tested, nor be listed as an exit; or None."""
+    why: str | None = await connection.fetchval(REFUSAL, address)
+    return why

@@ -25,6 +25,8 @@ TABLE = {
     (U, Event.FOUND_SUSPECT): S,
     (U, Event.FOUND_CLOSED): None,
     (U, Event.NOMINATED): None,
+    (U, Event.FOUND_EXIT): L,
+    (U, Event.EXIT_CLEARED): None,
     (U, Event.EXPIRED): None,
     (U, Event.DELISTED): None,
     (U, Event.PURGED): None,
@@ -32,6 +34,8 @@ TABLE = {
     (S, Event.FOUND_SUSPECT): S,
     (S, Event.FOUND_CLOSED): U,
     (S, Event.NOMINATED): L,
+    (S, Event.FOUND_EXIT): None,
+    (S, Event.EXIT_CLEARED): None,
     (S, Event.EXPIRED): U,
     (S, Event.DELISTED): U,
     (S, Event.PURGED): U,
@@ -39,10 +43,13 @@ TABLE = {
     (L, Event.FOUND_SUSPECT): None,
     (L, Event.FOUND_CLOSED): U,
     (L, Event.NOMINATED): None,
+    (L, Event.FOUND_EXIT): L,
+    (L, Event.EXIT_CLEARED): U,
     (L, Event.EXPIRED): U,
     (L, Event.DELISTED): U,
     (L, Event.PURGED): U,
 }
+PROOFS = {Event.FOUND_OPEN, Event.FOUND_SUSPECT, Event.FOUND_EXIT}
 EVENTS = {
     Finding.OPEN: Event.FOUND_OPEN,
     Finding.CLOSED: Event.FOUND_CLOSED,
@@ -84,7 +91,7 @@ def events(leading):
 
 
 def test_only_what_relays_comes_on_the_list():
-    assert events(lambda old, new: old is U and new is L) == {Event.FOUND_OPEN}
+    assert events(lambda old, new: old is U and new is L) == {Event.FOUND_OPEN, Event.FOUND_EXIT}
 
 
 def test_a_suspicion_becomes_a_listing_by_proof_or_by_the_sample_that_was_missing():
@@ -93,7 +100,7 @@ def test_a_suspicion_becomes_a_listing_by_proof_or_by_the_sample_that_was_missin
 
 def test_only_closed_expiry_and_the_administrator_take_off_the_list():
     leaving = {Event.FOUND_CLOSED, Event.EXPIRED, Event.DELISTED, Event.PURGED}
-    assert events(lambda old, new: old is L and new is not L) == leaving
+    assert events(lambda old, new: old is L and new is not L) == leaving | {Event.EXIT_CLEARED}
     assert events(lambda old, new: old is S and new is U) == leaving
 
 
@@ -105,6 +112,7 @@ def test_of_an_excluded_target_only_time_and_the_administrator_move_the_listing(
     assert WHEN_EXCLUDED.keys() == set(Event)
     assert {event for event, counts in WHEN_EXCLUDED.items() if counts} == {
         Event.EXPIRED,
+        Event.EXIT_CLEARED,
         *BY_HAND,
     }
 
@@ -115,7 +123,7 @@ def test_whatever_happens_a_listing_follows_from_relaying(history):
     state, relayed = State.UNLISTED, False
     for event in history:
         new = step(state, event)
-        relayed = relayed or event in {Event.FOUND_OPEN, Event.FOUND_SUSPECT}
+        relayed = relayed or event in PROOFS
         if new is State.UNLISTED:
             relayed = False
         state = new or state

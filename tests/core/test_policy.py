@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from relaytest.core.config import parse_config
 from relaytest.core.errors import ConfigError
 from relaytest.core.listing import Event, State
-from relaytest.core.policy import Case, Lack, Listing, event_of, explained, occasions
+from relaytest.core.policy import Case, Lack, Listing, event_of, exit_event, explained, occasions
 from relaytest.core.verdict import Finding
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -123,3 +123,19 @@ def test_whatever_is_accepted_has_a_test_before_the_end(recheck, confirm, expire
     else:
         assert policy.recheck_every < policy.expire_after
         assert policy.confirm_after < policy.expire_after
+
+
+@pytest.mark.parametrize(
+    ("outputs", "most", "inputs", "listed"),
+    [
+        (False, 1, 1, False),
+        (True, 1, 0, False),
+        (True, 1, 1, True),
+        (True, 1, 2, False),
+        (True, 2, 2, True),
+    ],
+)
+def test_an_exit_is_listed_if_wanted_and_not_shared_by_too_many(outputs, most, inputs, listed):
+    policy = Listing(outputs=outputs, output_inputs=most)
+    wanted = Event.FOUND_EXIT if listed else Event.EXIT_CLEARED
+    assert exit_event(policy, inputs) is wanted

@@ -526,3 +526,85 @@ async def test_a_relay_is_confirmed_a_day_later_without_anybody_asking(begin, co
 
 async def stands(connection, host, standing) -> bool | None:
     return await state(connection, host) == standing or None
+
+
+# --- exits of multi-hop relays
+
+EXIT, OTHER = "192.0.2.200", "192.0.2.3"
+OUTPUTS = {"outputs": True}
+
+
+async def found_open_through(scheduler, connection, address=A, through=EXIT) -> int:
+    trial = await probed(connection, address, accepted=True)
+    await arrives(connection, trial, peer=through)
+    await scheduler.settle()
+    return trial
+
+
+async def published(connection) -> set[tuple[str, int, int]]:
+    rows = await connection.fetch("SELECT host(address), port, code FROM relaytest.listing_current")
+    return {tuple(row) for row in rows}
+
+
+async def test_an_exit_is_not_listed_unless_the_policy_says_so(under, connection):
+    await found_open_through(under(), connection)
+    assert await published(connection) == {(A, 25, 2)}
+    verdict = await connection.fetchrow("SELECT host(exit_address) FROM relaytest.verdict_latest")
+    assert verdict[0] == EXIT
+
+
+async def test_an_exit_comes_and_goes_with_its_relay_under_a_code_of_its_own(under, connection):
+    scheduler = under(**OUTPUTS)
+    await found_open_through(scheduler, connection)
+    assert await published(connection) == {(A, 25, 2), (EXIT, 0, 3)}
+    assert await last_why(connection) == "1 listed open relay sends through it"
+    await found_closed(scheduler, connection)
+    assert await published(connection) == set()
+    assert await last_why(connection) == "no listed relay sends through it any more"
+    assert [change[1:] for change in await changes(connection) if change[0] == EXIT] == [
+        ("found-exit", "unlisted", "listed"),
+        ("exit-cleared", "listed", "unlisted"),
+    ]
+
+
+async def test_an_exit_that_many_share_is_never_listed(under, connection):
+    scheduler = under(**OUTPUTS)
+    await found_open_through(scheduler, connection)
+    await found_open_through(scheduler, connection, B)
+    assert await published(connection) == {(A, 25, 2), (B, 25, 2)}
+    await found_closed(scheduler, connection, B)
+    assert await published(connection) == {(A, 25, 2), (EXIT, 0, 3)}
+
+
+async def test_a_relay_that_changes_its_exit_takes_the_old_one_off(under, connection):
+    scheduler = under(**OUTPUTS)
+    await found_open_through(scheduler, connection)
+    await found_open_through(scheduler, connection, A, OTHER)
+    assert await published(connection) == {(A, 25, 2), (OTHER, 0, 3)}
+    await found_open_through(scheduler, connection, A, A)
+    assert await published(connection) == {(A, 25, 2)}
+
+
+async def test_an_exit_that_relays_itself_is_both(under, connection):
+    scheduler = under(**OUTPUTS)
+    await found_open_through(scheduler, connection)
+    await found_open(scheduler, connection, EXIT)
+    assert await published(connection) == {(A, 25, 2), (EXIT, 25, 2), (EXIT, 0, 3)}
+
+
+async def test_an_exit_is_not_tested_and_expires(under, connection):
+    scheduler = under(**OUTPUTS)
+    await found_open_through(scheduler, connection)
+    await connection.execute("UPDATE relaytest.listing SET recheck_at = now() WHERE port > 0")
+    await scheduler.recheck()
+    assert await open_jobs(connection) == [(A, "recheck")]
+    await connection.execute("UPDATE relaytest.listing SET expires_at = now() WHERE port = 0")
+    await scheduler.expire()
+    assert await published(connection) == {(A, 25, 2)}
+
+
+async def test_an_excluded_exit_is_not_listed(under, connection):
+    scheduler = under(**OUTPUTS)
+    await exclude(connection, f"{EXIT}/32")
+    await found_open_through(scheduler, connection)
+    assert await published(connection) == {(A, 25, 2)}
