@@ -51,6 +51,7 @@ def lab_config(folder: Path, **sections: dict[str, Any]) -> Config:
             "patience": "4s",
             "grace": "2s",
         },
+        "politeness": {"request_every": []},
         "dns": {"nameservers": ["127.66.0.1:9"], "timeout": "200ms"},
         "publish": {"zone": "relays.example", "directory": str(folder), "debounce": "50ms"},
     }

@@ -188,7 +188,7 @@ def db_status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJso
 
 @app.command()
 def enqueue(
-    targets: Annotated[list[str] | None, typer.Argument(help="Addresses.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="Addresses or host names.")] = None,
     reason: Annotated[str, typer.Option(help="Why; see the README.")] = "operator",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 25,
     vantage: Annotated[str, typer.Option(help="Test from this place only.")] = "",
@@ -217,7 +217,8 @@ def enqueue(
             print(json.dumps(rows))
         else:
             for row in rows:
-                print(f"{row['target']}: job {row['job']}")
+                job = f"job {row['job']}" if row["job"] else "its addresses are looked up"
+                print(f"{row['target']}: {job}")
         return 0
 
     _end(work(load(config)))
@@ -230,7 +231,7 @@ def _read(file: Path) -> str:
         raise typer.BadParameter(f"--from {file} cannot be read: {error}") from None
 
 
-async def _enqueue(connection: Connection, requests: list[jobs.Request]) -> list[int]:
+async def _enqueue(connection: Connection, requests: list[jobs.Request]) -> list[int | None]:
     """Ask for all, with a progress bar for many on a terminal."""
     hidden = len(requests) < 1000 or not sys.stderr.isatty()
     with Progress(console=Console(stderr=True), disable=hidden) as progress:

@@ -196,6 +196,11 @@ class Politeness(Section):
     per_network: int = Field(
         4, ge=1, le=1000, description="targets at once in one /24 or /48, by all workers together"
     )
+    request_every: list[Duration] = Field(
+        [timedelta(minutes=15), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24)],
+        max_length=20,
+        description="from a requested test that did not pass to the next request of a removal",
+    )
     network_gap: Duration = Field(
         timedelta(0), description="between the starts of two targets in one /24 or /48"
     )

@@ -18,6 +18,8 @@ from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
+from relaytest.daemons.names import NameDesk
+from relaytest.net.dns import Resolver
 from relaytest.store import evidence as evidence_store
 from relaytest.store import jobs, keys, listings, scope, vantages
 from relaytest.store.database import Bell, Connection, Database
@@ -35,13 +37,20 @@ log = structlog.get_logger("scheduler")
 async def run(config: Config, database: Database, stop: Stop) -> None:
     """Do all duties until `stop`."""
     scheduler = Scheduler(config, database)
-    async with asyncio.TaskGroup() as group:
+    async with (
+        Resolver(config.dns.nameservers, config.dns.timeout) as resolver,
+        asyncio.TaskGroup() as group,
+    ):
+        names = NameDesk(database, resolver)
         ears = group.create_task(database.listen(["relaytest_evidence"], scheduler.bell))
+        more_ears = group.create_task(database.listen(["relaytest_name"], names.bell))
         async with asyncio.TaskGroup() as duties:
             duties.create_task(forever("scheduler", scheduler.settle, scheduler.bell, stop))
+            duties.create_task(forever("scheduler", names.look_up, names.bell, stop))
             for duty, every in scheduler.duties():
                 duties.create_task(forever("scheduler", _repeated(duty, every), Bell(), stop))
         ears.cancel()
+        more_ears.cancel()
 
 
 def _repeated(
@@ -249,7 +258,12 @@ class Scheduler:
         async with self._database.transaction() as connection:
             await scope.write_scope(connection, self._config.scope.rules())
             politeness = self._config.politeness
-            await scope.write_limits(connection, politeness.per_network, politeness.network_gap)
+            await scope.write_limits(
+                connection,
+                politeness.per_network,
+                politeness.network_gap,
+                politeness.request_every,
+            )
 
     async def retire_keys(self) -> None:
         """Forget keys that nothing can come back for any more."""

@@ -125,6 +125,9 @@ QUEUE = """
 RING = "SELECT pg_notify('relaytest_job', '')"
 
 
+_TOO_SOON = "RT001"  # SQLSTATE of relaytest's own: a removal was requested a short while ago
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One INSERT into the view relaytest.retest; None lets the database choose."""
@@ -169,14 +172,16 @@ class Ending(enum.Enum):
     LOST = "lost"  # another worker has the job: write nothing about it
 
 
-async def enqueue(connection: Connection, request: Request) -> int:
+async def enqueue(connection: Connection, request: Request) -> int | None:
     """Ask for a retest; return the job's id, an older one's if it joined that.
+
+    A name has no job yet: None. It gets one for each of its addresses once they are known.
 
     Raises:
         RefusedRequestError: The target or the reason will not do; the text says why.
     """
     try:
-        job: int = await connection.fetchval(
+        job: int | None = await connection.fetchval(
             ENQUEUE,
             request.target,
             request.port,
@@ -193,6 +198,10 @@ async def enqueue(connection: Connection, request: Request) -> int:
         asyncpg.ProgramLimitExceededError,
     ) as error:
         raise RefusedRequestError(error.message or str(error), error.hint or "") from None
+    except asyncpg.PostgresError as error:
+        if error.sqlstate != _TOO_SOON:
+            raise
+        raise RefusedRequestError(f"{error.message}. {error.detail}", error.hint or "") from None
     return job
 
 

@@ -1,5 +1,6 @@
 """The scope rules inside the database, so that an INSERT is refused at once."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 from relaytest.core.target import SPECIAL, Address, Scope
@@ -21,6 +22,9 @@ LIMITS = """
     UPDATE relaytest.network_limit SET at_once = $1, gap = $2
      WHERE why = 'politeness' AND (at_once, gap) IS DISTINCT FROM ($1, $2::interval)
 """
+PACE = """
+    UPDATE relaytest.pace SET request_every = $1::interval[] WHERE request_every <> $1::interval[]
+"""
 REFUSAL = "SELECT relaytest.scope_refusal($1)"
 
 
@@ -35,15 +39,19 @@ async def write_scope(connection: Connection, scope: Scope) -> None:
     await connection.execute(FILL, networks, rules, reasons)
 
 
-async def write_limits(connection: Connection, at_once: int, gap: timedelta) -> None:
-    """Make the claim keep to these limits wherever the operator set no others.
+async def write_limits(
+    connection: Connection, at_once: int, gap: timedelta, request_every: Sequence[timedelta]
+) -> None:
+    """Make the database keep to these limits wherever the operator set no others.
 
     Args:
         connection: Any.
         at_once: Targets of one /24 or /48.
         gap: Between the starts of two.
+        request_every: From each requested test that did not pass to the next request.
     """
     await connection.execute(LIMITS, at_once, gap)
+    await connection.execute(PACE, list(request_every))
 
 
 async def refusal_of(connection: Connection, address: Address) -> str | None:

@@ -306,7 +306,7 @@ async def test_enqueue_reads_standard_input_besides_its_arguments(on, connection
 @pytest.mark.parametrize(
     ("words", "sentence", "hint"),
     [
-        (["mail.example"], 'target "mail.example" is not an IP address', "Give an IPv4 or IPv6"),
+        (["nonsense"], 'target "nonsense" is not an IP address', "Give an IPv4 or IPv6"),
         (["8.8.8.0/24"], 'target "8.8.8.0/24" is a network', "Insert one row for each address"),
         (["10.0.0.1"], "target 10.0.0.1 is out of scope: ", "name the network in scope.allow"),
         (["1.1.1.1", "--reason", "spite"], 'unknown reason "spite"', "One of: removal-request, "),
@@ -542,3 +542,10 @@ async def test_lookup_tells_whom_to_let_in_and_what_each_place_found(on, connect
     said = (await on("lookup", listed)).said
     assert "To be tested from ams-1, let in 192.0.2.250 on port 25." in said
     assert "tested from" in said
+
+
+async def test_enqueue_takes_a_host_name(on, connection):
+    done = await on("enqueue", "Mail.Example.")
+    assert done.said == "Mail.Example.: its addresses are looked up\n"
+    row = await connection.fetchrow("SELECT name, port, reason::text FROM relaytest.name_request")
+    assert tuple(row) == ("mail.example", 25, "operator")

@@ -114,7 +114,7 @@ async def later(connection, interval: str):
 @pytest.mark.parametrize(
     ("target", "message", "hint"),
     [
-        ("mail.example", "is not an IP address", "192.0.2.1"),
+        ("mail", "is not an IP address", "192.0.2.1"),
         ("192.0.2.1:25", "is not an IP address", "without brackets and port"),
         ("[192.0.2.1]", "is not an IP address", "without brackets"),
         ("192.0.2.256", "is not an IP address", "IPv4"),
@@ -542,3 +542,106 @@ async def test_one_ipv6_site_cannot_fill_the_queue(connection):
         await jobs.enqueue(connection, Request("2600::ffff", "operator"))
     await jobs.enqueue(connection, Request("2600::1", "operator"))  # joins
     await jobs.enqueue(connection, Request("2600:0:1::1", "operator"))
+
+
+# --- how often, and names
+
+
+async def requested(connection, *ages: str, verdict: str = "open", target=A) -> None:
+    """Requested tests that began so long ago, each with its verdict."""
+    for age in ages:
+        await connection.execute(
+            "WITH t AS (INSERT INTO relaytest.trial (id, job, address, port, reason, requester,"
+            " started_at) VALUES (nextval('relaytest.trial_id'), 1, $1::text::inet, 25,"
+            " 'removal-request', 'x', now() - $2::text::interval) RETURNING id, address, port)"
+            " INSERT INTO relaytest.verdict (trial, address, port, verdict, reason, confidence,"
+            " explanation, forms) SELECT id, address, port, $3, 'relayed', 'high', 'x', '{}'"
+            " FROM t",
+            target,
+            age,
+            verdict,
+        )
+
+
+@pytest.mark.parametrize(
+    ("ages", "taken"),
+    [
+        ([], True),
+        (["14 min"], False),
+        (["16 min"], True),
+        (["2 h", "59 min"], False),
+        (["2 h", "61 min"], True),
+        (["9 h", "8 h", "5 h"], False),
+        (["9 h", "8 h", "7 h"], True),
+        (["9 d", "8 d", "7 d", "6 d", "23 h"], False),
+        (["9 d", "8 d", "7 d", "6 d", "25 h"], True),
+    ],
+)
+async def test_requests_that_did_not_pass_make_the_next_one_wait_longer(connection, ages, taken):
+    await requested(connection, *ages)
+    request = Request(A, "removal-request")
+    if taken:
+        assert await jobs.enqueue(connection, request)
+    else:
+        with pytest.raises(RefusedRequestError, match="next request is taken from 20") as caught:
+            await jobs.enqueue(connection, request)
+        assert "Mend the server first" in caught.value.hint
+
+
+async def test_a_request_that_passed_begins_anew(connection):
+    await requested(connection, "3 h", "2 h")
+    await requested(connection, "10 min", verdict="closed")
+    await requested(connection, "1 min", target=B)
+    assert await jobs.enqueue(connection, Request(A, "removal-request"))
+
+
+async def test_a_refused_request_tells_its_sqlstate_and_when(connection):
+    await requested(connection, "1 min")
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await insert(connection, reason="removal-request")
+    assert caught.value.sqlstate == "RT001"
+    at = await connection.fetchval(
+        "SELECT to_char(relaytest.next_request_at($1) AT TIME ZONE 'UTC', 'HH24:MI:SS')",
+        ip_address(A),
+    )
+    assert at in caught.value.detail
+
+
+async def test_another_reason_is_not_held_up_by_requests(connection):
+    await requested(connection, "1 min")
+    row = await insert(connection, reason="operator")
+    assert row["run_at"] <= await later(connection, "0 s")
+
+
+async def test_an_automatic_test_comes_a_day_after_the_last_one(connection):
+    await requested(connection, "1 h")
+    row = await insert(connection, reason="recheck")
+    assert row["run_at"] == await connection.fetchval(
+        "SELECT started_at + interval '1 day' FROM relaytest.trial"
+    )
+
+
+async def test_the_function_asks_as_the_view_does(connection):
+    job = await connection.fetchval(
+        "SELECT relaytest.request_retest($1, 'operator', note => 'n', port => 587)", A
+    )
+    (row,) = await rows(connection, "id, note, port, priority")
+    assert tuple(row) == (job, "n", 587, 1)
+
+
+async def test_a_host_name_waits_to_be_looked_up(connection):
+    assert await jobs.enqueue(connection, Request("MX.Example.org.", "nominated")) is None
+    assert await jobs.enqueue(connection, Request("mx.example.org", "removal-request")) is None
+    waiting = await connection.fetch(
+        "SELECT name, priority, reason::text FROM relaytest.name_request"
+    )
+    assert [tuple(row) for row in waiting] == [("mx.example.org", 0, "removal-request")]
+    assert await rows(connection) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "1.2.3", "-a.example", "a..example", "a b.example", f"{'x' * 64}.example"]
+)
+async def test_what_is_no_host_name_is_refused(connection, name):
+    with pytest.raises(RefusedRequestError, match="is not an IP address"):
+        await jobs.enqueue(connection, Request(name, "operator"))
