@@ -322,6 +322,45 @@ async def test_a_relay_for_the_null_sender_alone_is_open_under_that_condition(be
         assert row["forms"] == ["S-NULL/R-PLAIN"]
 
 
+async def test_a_relay_for_some_domains_alone_is_found_by_our_second_domain(begin):
+    """Such as one that refuses what is known of testers, or takes certain TLDs only."""
+    theirs = re.compile(rb"<[a-z2-7]{26}@(sink\.test)>")
+    two = {"domains": ["sink.example", "sink.test"]}
+    async with begin(sink=OFTEN | two, battery={"depth": "full"}) as lab:
+        server = Target(
+            only(theirs), relays(lab.sink, re.compile(theirs.pattern.replace(b"(", b"(?:")))
+        )
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
+        assert row["verdict"] == "open"
+        assert row["condition"] is not None
+
+
+async def test_a_relay_that_soon_has_enough_is_open(begin):
+    """Some relay a few messages and defer the rest: the first one is proof."""
+    taken: list[Mail] = []
+
+    def recipient(_reverse: bytes, forward: bytes) -> bytes:
+        if forward != POSTMASTER and len(taken) >= 2:
+            return b"452 4.3.1 Enough for today"
+        return TAKEN
+
+    async with begin() as lab:
+        post = relays(lab.sink)
+
+        async def counted(target: Target, mail: Mail) -> None:
+            taken.append(mail)
+            await post(target, mail)
+
+        server = Target(recipient, counted)
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
+        assert found(row) == ("open", "relayed")
+        assert len(taken) < len(FORMS)
+
+
 async def test_a_relay_through_another_address_is_open_and_names_it(begin):
     exit_address = fresh_address()
     async with begin() as lab:
