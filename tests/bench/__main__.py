@@ -10,7 +10,17 @@ from pathlib import Path
 from rich.console import Console
 
 from relaytest.core.errors import ClusterError
-from tests.bench import accuracy, battery, delay, mix, queueing, receiving, servers, sessions
+from tests.bench import (
+    accuracy,
+    battery,
+    claiming,
+    delay,
+    mix,
+    queueing,
+    receiving,
+    servers,
+    sessions,
+)
 from tests.bench.report import Report, as_json, as_table, machine, missing
 
 BENCHMARKS: dict[str, Callable[[], Report]] = {
@@ -20,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "servers": servers.run,
     "mix": mix.run,
     "sessions": sessions.run,
+    "claim": claiming.run,
     "queue": queueing.run,
     "sink": receiving.run,
 }
