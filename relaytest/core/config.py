@@ -244,6 +244,17 @@ class Sink(Section):
         return parse_endpoint(value) if value else ""
 
 
+class Retention(Section):
+    """How long what was found is kept, of targets that are neither listed nor suspected."""
+
+    evidence: Duration = Field(
+        timedelta(days=90), ge=timedelta(days=1), description="transcripts and returned messages"
+    )
+    verdicts: Duration = Field(
+        timedelta(days=730), ge=timedelta(days=31), description="verdicts and samples of spam"
+    )
+
+
 class Publish(Section):
     """The DNS zone."""
 
@@ -310,6 +321,7 @@ class Config(Section):
     politeness: Politeness = Politeness()
     sink: Sink = Sink()
     listing: Listing = Listing()
+    retention: Retention = Retention()
     publish: Publish = Publish()
     answer: Answer = Answer()
     web: Web = Web()
@@ -329,6 +341,10 @@ class Config(Section):
     def _deadlines_nest(self) -> "Config":
         if self.timing.visit < self.timing.session:
             raise ValueError("timing.visit must not be shorter than timing.session")
+        if self.retention.verdicts < self.retention.evidence:
+            raise ValueError("retention.verdicts must not be shorter than retention.evidence")
+        if self.retention.evidence <= self.timing.patience:
+            raise ValueError("retention.evidence must be longer than timing.patience")
         return self
 
 

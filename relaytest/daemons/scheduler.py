@@ -22,6 +22,7 @@ from relaytest.daemons.names import NameDesk
 from relaytest.net.dns import Resolver
 from relaytest.store import evidence as evidence_store
 from relaytest.store import jobs, keys, listings, scope, vantages
+from relaytest.store import retention as keeping
 from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.evidence import Trial
 
@@ -29,6 +30,7 @@ _LONGEST_SLEEP = timedelta(seconds=10)  # between looks for something to judge
 _SHORTEST_SLEEP = timedelta(milliseconds=50)  # trials that another scheduler has locked
 _AFTER_A_FAULT = timedelta(minutes=10)
 _AFTER_THE_LAST = timedelta(days=1)  # tokens of an old key are taken beyond all patience
+_STEP = 500  # trials that are forgotten in one transaction
 _SILENCE = timedelta(seconds=20)  # after which a worker is taken for dead
 
 log = structlog.get_logger("scheduler")
@@ -93,6 +95,7 @@ class Scheduler:
             (self.expire, timedelta(minutes=1)),
             (self.tell_scope, timedelta(minutes=10)),
             (self.retire_keys, timedelta(hours=1)),
+            (self.forget, timedelta(hours=1)),
         )
 
     async def settle(self) -> timedelta:
@@ -264,6 +267,21 @@ class Scheduler:
                 politeness.network_gap,
                 politeness.request_every,
             )
+
+    async def forget(self) -> None:
+        """Delete what is old enough, in small steps, so that nobody waits for long."""
+        retention = self._config.retention
+        for forget, older in (
+            (keeping.forget_evidence, retention.evidence),
+            (keeping.forget_trials, retention.verdicts),
+        ):
+            trials, step = 0, _STEP
+            while step == _STEP:
+                async with self._database.transaction() as connection:
+                    step = await forget(connection, older, _STEP)
+                trials += step
+            if trials:
+                log.info("old evidence deleted", trials=trials, older=str(older))
 
     async def retire_keys(self) -> None:
         """Forget keys that nothing can come back for any more."""

@@ -605,3 +605,14 @@ async def test_with_one_place_nobody_is_asked_from_elsewhere(scheduling, connect
     await at(connection, await probed(connection), "here", rejected=True)
     await scheduling.settle()
     assert await wanted(connection) == []
+
+
+async def test_what_is_old_is_forgotten(scheduling, connection, monkeypatch):
+    monkeypatch.setattr(scheduler, "_STEP", 2)
+    for number in range(1, 6):
+        await probed(connection, f"192.0.2.{number}")
+    await scheduling.settle()
+    await connection.execute("UPDATE relaytest.trial SET started_at = now() - interval '91 d'")
+    await scheduling.forget()
+    assert await connection.fetchval("SELECT count(*) FROM relaytest.session") == 0
+    assert await connection.fetchval("SELECT count(*) FROM relaytest.verdict") == 5
