@@ -32,7 +32,8 @@ CREATE INDEX job_ready ON relaytest.job (vantage, priority, lane, run_at, id) WH
 CREATE INDEX job_network6 ON relaytest.job (network) WHERE family(address) = 6;
 
 -- How many targets of one /24 or /48 are visited at once. The longest prefix counts. The program
--- writes the rows 'politeness' from its configuration; others are the operator's own.
+-- writes the rows 'politeness' and 'scope.allow' (labs, without a limit) from its configuration;
+-- others are the operator's own.
 CREATE TABLE relaytest.network_limit (
     network cidr     PRIMARY KEY,
     at_once integer  CHECK (at_once > 0),               -- NULL: as many as there are
@@ -125,7 +126,8 @@ BEGIN
                   FROM relaytest.network AS n
                   CROSS JOIN LATERAL (
                       SELECT one.at_once, one.gap FROM relaytest.network_limit AS one
-                       WHERE one.network >>= n.network ORDER BY masklen(one.network) DESC LIMIT 1) AS lim
+                       WHERE one.network >>= n.network OR one.why = 'scope.allow' AND one.network << n.network
+                       ORDER BY masklen(one.network) DESC LIMIT 1) AS lim
                  WHERE n.network = ANY (v_held)),
             judged AS (
                 SELECT c.id, c.network, c.place, h.gap, h.next_at, h.tail_at,

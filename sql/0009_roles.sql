@@ -56,7 +56,8 @@ BEGIN
     GRANT INSERT ON relaytest.verdict TO relaytest_scheduler;
     GRANT SELECT ON relaytest.nomination, relaytest.exclusion_current TO relaytest_scheduler;
     GRANT SELECT, INSERT, UPDATE, DELETE ON relaytest.scope_network TO relaytest_scheduler;
-    GRANT SELECT, UPDATE ON relaytest.network_limit, relaytest.pace TO relaytest_scheduler;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON relaytest.network_limit TO relaytest_scheduler;
+    GRANT SELECT, UPDATE ON relaytest.pace TO relaytest_scheduler;
     GRANT SELECT, UPDATE, DELETE ON relaytest.name_request TO relaytest_scheduler;
 
     GRANT SELECT ON relaytest.listing_current TO relaytest_publisher;

@@ -18,6 +18,13 @@ FILL = """
     ON CONFLICT (network, rule) DO UPDATE SET why = excluded.why
      WHERE scope_network.why <> excluded.why
 """
+NO_LABS = """
+    DELETE FROM relaytest.network_limit WHERE why = 'scope.allow' AND network <> ALL ($1::cidr[])
+"""
+LABS = """
+    INSERT INTO relaytest.network_limit (network, why)
+    SELECT network, 'scope.allow' FROM unnest($1::cidr[]) AS network ON CONFLICT DO NOTHING
+"""
 LIMITS = """
     UPDATE relaytest.network_limit SET at_once = $1, gap = $2
      WHERE why = 'politeness' AND (at_once, gap) IS DISTINCT FROM ($1, $2::interval)
@@ -29,7 +36,10 @@ REFUSAL = "SELECT relaytest.scope_refusal($1)"
 
 
 async def write_scope(connection: Connection, scope: Scope) -> None:
-    """Make the database judge as core.target does with this scope."""
+    """Make the database judge as core.target does with this scope.
+
+    What the operator allows besides is his own lab, where no network is too small for many.
+    """
     rows = [(network, "special", why) for network, why in SPECIAL]
     rows += [(network, "allow", "scope.allow") for network in scope.allow]
     rows += [(network, "deny", "excluded by the operator (scope.deny)") for network in scope.deny]
@@ -37,6 +47,8 @@ async def write_scope(connection: Connection, scope: Scope) -> None:
     await connection.execute(LOCK)
     await connection.execute(CLEAR, networks, rules)
     await connection.execute(FILL, networks, rules, reasons)
+    await connection.execute(NO_LABS, list(scope.allow))
+    await connection.execute(LABS, list(scope.allow))
 
 
 async def write_limits(

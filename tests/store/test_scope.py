@@ -1,12 +1,14 @@
 """The database refuses what core.target refuses: the same rows for both."""
 
+from datetime import timedelta
 from ipaddress import ip_address, ip_network
 
 import asyncpg
 import pytest
 
 from relaytest.core.target import SPECIAL, Scope, refusal
-from relaytest.store.scope import REFUSAL, write_scope
+from relaytest.store import jobs
+from relaytest.store.scope import REFUSAL, write_limits, write_scope
 
 LAB = Scope(allow=(ip_network("127.66.0.0/16"),), deny=(ip_network("11.0.0.0/8"),))
 LISTED = """
@@ -43,3 +45,47 @@ async def test_rules_that_are_no_longer_configured_go(judged):
     rows = await judged.fetch("SELECT DISTINCT rule FROM relaytest.scope_network")
     assert [row["rule"] for row in rows] == ["special"]
     assert await judged.fetchval(REFUSAL, ip_address("127.66.0.1")) == "loopback (RFC 1122)"
+
+
+async def limits(connection) -> dict[str, int | None]:
+    rows = await connection.fetch("SELECT network, at_once FROM relaytest.network_limit")
+    return {str(row["network"]): row["at_once"] for row in rows}
+
+
+async def test_a_lab_has_no_limit_and_the_operators_word_stays(connection):
+    await connection.execute(
+        "INSERT INTO relaytest.network_limit (network, at_once, why)"
+        " VALUES ('10.1.0.0/16', 2, 'fragile')"
+    )
+    lab = Scope(allow=(ip_network("10.1.0.0/16"), ip_network("10.2.0.7/32")), deny=())
+    async with connection.transaction():
+        await write_scope(connection, lab)
+    found = await limits(connection)
+    assert (found["10.1.0.0/16"], found["10.2.0.7/32"]) == (2, None)
+    async with connection.transaction():
+        await write_scope(connection, Scope(allow=(), deny=()))
+    found = await limits(connection)
+    assert found["10.1.0.0/16"] == 2
+    assert "10.2.0.7/32" not in found
+
+
+async def test_one_lab_host_makes_its_network_a_lab(connection):
+    lab = Scope(allow=(ip_network("10.2.0.7/32"), ip_network("10.2.0.8/29")), deny=())
+    async with connection.transaction():
+        await write_scope(connection, lab)
+    worker = await jobs.join_workers(
+        connection, host="h", pid=1, vantage="default", version="1", slots=9
+    )
+    for number in range(7, 16):
+        await jobs.enqueue(connection, jobs.Request(f"10.2.0.{number}", "operator"))
+    assert len(await jobs.claim(connection, worker, 20, timedelta(minutes=1))) == 9
+
+
+async def test_the_configured_limits_are_written(connection):
+    await write_limits(connection, 7, timedelta(seconds=3), [timedelta(hours=1)])
+    rows = await connection.fetch(
+        "SELECT at_once, gap FROM relaytest.network_limit WHERE why = 'politeness'"
+    )
+    assert [tuple(row) for row in rows] == [(7, timedelta(seconds=3))] * 2
+    pace = await connection.fetchval("SELECT request_every FROM relaytest.pace")
+    assert pace == [timedelta(hours=1)]
