@@ -91,8 +91,8 @@ BEGIN
                                   SELECT r.id, r.run_at, r.lane FROM relaytest.job AS r
                                    WHERE NOT r.leased AND r.vantage = place AND r.priority = v_priority
                                      AND r.lane = lanes AND r.run_at <= now()
-                                   ORDER BY r.run_at, r.id LIMIT (p_most - v_got) * 2 + 8) AS x
-                             ORDER BY rank, x.run_at LIMIT (p_most - v_got) * 2 + 8) AS top
+                                   ORDER BY r.run_at, r.id LIMIT (p_most - v_got) * 5 / 4 + 2) AS x
+                             ORDER BY rank, x.run_at LIMIT (p_most - v_got) * 5 / 4 + 2) AS top
                       CROSS JOIN LATERAL (
                           SELECT l.id, l.network FROM relaytest.job AS l
                            WHERE l.id = top.id AND NOT l.leased AND l.run_at <= now()
