@@ -649,3 +649,50 @@ async def test_a_database_error_is_no_empty_page(site, connection: asyncpg.Conne
     await connection.execute("ALTER TABLE relaytest.verdict RENAME TO gone")
     await connection.execute("DROP VIEW relaytest.verdict_latest")
     assert (await site.get(f"/lookup/{A}")).status == 500
+
+
+# --- pages of mere text
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/about-testing", ("probe.relaytest.example", "never write to your users", "postmaster@")),
+        ("/criteria", ("127.0.0.2", "after 30d", "tested again every 7d", "free")),
+        ("/faq", ("4h", "relays.example", "Never. Nor servers")),
+        ("/using", ("99.2.0.192.relays.example", "reject_rbl_client relays.example", "127.0.0.1")),
+    ],
+)
+async def test_a_page_of_text_says_what_is_configured(database, tmp_path, path, words):
+    retries = {"retries": ["5min", "4h"]}
+    async with serving(database, tmp_path, timing=retries) as site:
+        page = await site.get(path)
+        assert page.status == 200
+        missing = [word for word in words if word not in page.words]
+        assert "relays.example" in page.words
+        assert missing == []
+        assert f'href="{path}"' in (await site.get("/")).text
+
+
+async def test_the_criteria_follow_the_policy(database, tmp_path):
+    strict = {"confirmations": 2, "require_spam_evidence": True, "outputs": True}
+    async with serving(database, tmp_path, listing=strict) as site:
+        words = (await site.get("/criteria")).words
+    assert "on 2 different days, and a sample of spam from it is on file." in words
+    assert "127.0.0.3" in words
+
+
+async def test_a_suspected_and_an_excluded_address_are_told_so(site, connection):
+    await trial(connection)
+    await connection.execute(
+        "INSERT INTO relaytest.listing (address, port, state, trial, expires_at)"
+        " VALUES ($1::text::inet, 25, 'suspected', 1, now() + interval '1 d');",
+        A,
+    )
+    await connection.execute(
+        "INSERT INTO relaytest.exclusion (network, why) VALUES ('192.0.2.0/24', '<owner> objects')"
+    )
+    page = await site.get(f"/lookup/{A}")
+    assert "Suspected (port 25)" in page.text.replace("<strong>", "").replace("</strong>", "")
+    assert "192.0.2.0/24 is" in page.words
+    assert "&lt;owner&gt; objects" in page.text

@@ -1,6 +1,7 @@
 """Routes and pages."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated, Any
 
 import structlog
@@ -14,6 +15,7 @@ from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.target import Address, parse_address
 from relaytest.core.token import mask
 from relaytest.core.transcript import visible
+from relaytest.core.values import format_value
 from relaytest.core.zone import query_name
 from relaytest.daemons import shipped
 from relaytest.daemons.loop import Stop
@@ -28,6 +30,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_TEXTS = ("about-testing", "criteria", "faq", "using")
 _LONGEST_BODY = 2048  # octets of a form
 
 log = structlog.get_logger("web")
@@ -53,6 +56,8 @@ def make_application(config: Config, database: Database) -> FastAPI:
     application.get("/lookup")(site.find)
     application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
     application.get("/evidence/{trial}", response_class=HTMLResponse)(site.evidence)
+    for name in _TEXTS:
+        application.get(f"/{name}", response_class=HTMLResponse)(partial(site.text, f"{name}.html"))
     application.post("/removal", response_class=HTMLResponse)(site.removal)
     application.add_exception_handler(404, site.no_page)
     application.add_exception_handler(405, site.wrong_use)
@@ -88,6 +93,7 @@ class Site:
         self._config = config
         self._database = database
         self._forms = shipped.battery_of(config).by_number()
+        self._asked = shipped.battery_of(config).up_to(config.tier)
         self._templates = Environment(
             loader=PackageLoader("relaytest.daemons.web"),
             autoescape=True,
@@ -95,12 +101,17 @@ class Site:
         )
         self._templates.filters["visible"] = lambda octets: mask(visible(octets))
         self._templates.filters["masked"] = mask
+        self._templates.filters["duration"] = format_value
 
     async def home(self) -> HTMLResponse:
         """One field, and how much is listed."""
         async with self._database.transaction() as connection:
             counts = await pages.counts(connection)
         return self._page("home.html", counts=counts)
+
+    async def text(self, template: str) -> HTMLResponse:
+        """One of the pages that hold no more than the configuration and our word."""
+        return self._page(template, config=self._config, forms=len(self._asked))
 
     async def find(self, address: str = "") -> Response:
         """The home page's form lands here."""
