@@ -7,15 +7,16 @@ never be (RFC 5782 section 5). IPv6 has the same entries in v4-mapped form.
 
 import enum
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from relaytest.core.config import Publish
+from relaytest.core.config import Config, Publish
 from relaytest.core.target import Address
 
 OPEN_RELAY = 2  # last octet of the answer for a confirmed open relay: 127.0.0.2
+OUTPUT = 3  # for the exit of one, in a zone of its own
 CODES = (OPEN_RELAY,)
 _STAMP = "%Y:%m:%d:%H:%M:%S"
 _OCTETS = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){0,3}", re.ASCII)
@@ -32,6 +33,7 @@ class Apex:
         hostmaster: The SOA's RNAME, with a dot for the @.
         ttl: Of entries, of the SOA and of negative answers (RFC 2308 section 3).
         text: TXT of an entry; the address is appended.
+        code: Last octet of the A records of its entries.
     """
 
     zone: str
@@ -39,6 +41,12 @@ class Apex:
     hostmaster: str
     ttl: timedelta
     text: str
+    code: int = OPEN_RELAY
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Those with a test entry: 127.0.0.2 in every list, and its own (RFC 5782 section 5)."""
+        return tuple(sorted({*CODES, self.code}))
 
     @property
     def seconds(self) -> int:
@@ -66,6 +74,18 @@ def apex_of(publish: Publish) -> Apex:
     )
 
 
+def outputs_of(apex: Apex) -> Apex:
+    """Return the zone for the exits of multi-hop relays: below the list's own, never inside it."""
+    text = apex.text.replace("Open relay, tested and confirmed", "Exit of an open relay")
+    return replace(apex, zone=f"outputs.{apex.zone}", code=OUTPUT, text=text)
+
+
+def zones_of(config: Config) -> tuple[Apex, ...]:
+    """Return the zones that are published, the list itself first."""
+    apex = apex_of(config.publish)
+    return (apex, outputs_of(apex)) if config.listing.outputs else (apex,)
+
+
 def query_name(address: Address, zone: str) -> str:
     """Return the name that a client asks for (RFC 5782 sections 2.1 and 2.4).
 
@@ -91,10 +111,11 @@ def render_ip4(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> 
         f"$TTL {ttl}\n"
         f"$TIMESTAMP {stamped_at:{_STAMP}} {expires:{_STAMP}}\n"
         f"$MAXRANGE4 /32\n"
-        f":127.0.0.{OPEN_RELAY}:{apex.text}$\n"
+        f":127.0.0.{apex.code}:{apex.text}$\n"
         f"!127.0.0.1\n"
         + "".join(
-            f"127.0.0.{code} :{code}:Test entry (RFC 5782), no real listing\n" for code in CODES
+            f"127.0.0.{code} :{code}:Test entry (RFC 5782), no real listing\n"
+            for code in apex.codes
         )
     )
 
@@ -108,11 +129,11 @@ def render_ip6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> 
     return (
         f"$TTL {apex.seconds}\n"
         f"$TIMESTAMP {stamped_at:{_STAMP}} {expires:{_STAMP}}\n"
-        f":127.0.0.{OPEN_RELAY}:{apex.text}$\n"
+        f":127.0.0.{apex.code}:{apex.text}$\n"
         f"!::ffff:7f00:1\n"
         + "".join(
             f"::ffff:7f00:{code:x} :{code}:Test entry (RFC 5782), no real listing\n"
-            for code in CODES
+            for code in apex.codes
         )
     )
 
@@ -122,9 +143,9 @@ def render_apex(apex: Apex) -> str:
     return f'@ {apex.seconds} TXT "{apex.zone}: DNS list of tested open relays"\n'
 
 
-def self_test(zone: str) -> Iterator[tuple[str, str | None]]:
+def self_test(zone: str, codes: Iterable[int] = CODES) -> Iterator[tuple[str, str | None]]:
     """Yield (name, the address it must answer or None for "not listed") for a live zone."""
-    for code in CODES:
+    for code in codes:
         yield query_name(IPv4Address(f"127.0.0.{code}"), zone), f"127.0.0.{code}"
         yield query_name(IPv6Address(f"::ffff:127.0.0.{code}"), zone), f"127.0.0.{code}"
     yield query_name(IPv4Address("127.0.0.1"), zone), None
@@ -188,14 +209,14 @@ def answer(labels: str, apex: Apex, listed: Callable[[Address], int | None]) -> 
     question = parse_question(labels)
     if isinstance(question, Absence):
         return question
-    if question in _TEST_ENTRIES:
-        return Entry(_TEST_ENTRIES[question], "Test entry (RFC 5782), no real listing")
-    code = None if question == _NEVER_LISTED else listed(question)
-    if code is None:
+    if question in _TEST_NETWORK and (code := int(question) & 255) in apex.codes:
+        return Entry(code, "Test entry (RFC 5782), no real listing")
+    found = None if question == _NEVER_LISTED else listed(question)
+    if found is None:
         # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
         return Absence.DATA if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Absence.NAME
-    return Entry(code, f"{apex.text}{question}")
+    return Entry(found, f"{apex.text}{question}")
 
 
 _NEVER_LISTED = IPv4Address("127.0.0.1")
-_TEST_ENTRIES: dict[Address, int] = {IPv4Address(f"127.0.0.{code}"): code for code in CODES}
+_TEST_NETWORK = IPv4Network("127.0.0.0/24")

@@ -16,7 +16,7 @@ import structlog
 
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.errors import DatabaseAwayError
-from relaytest.core.zone import Absence, Apex, Entry, answer, apex_of, parse_question
+from relaytest.core.zone import Absence, Apex, Entry, answer, parse_question, zones_of
 from relaytest.daemons.loop import Stop
 from relaytest.net.dns_server import serve_dns
 from relaytest.store import listings
@@ -31,8 +31,14 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     Raises:
         OSError: answer.listen is taken or not ours.
     """
-    answerer = Answerer(apex_of(config.publish), database)
-    async with serve_dns(*split_endpoint(config.answer.listen), answerer.answer):
+    zones = [Answerer(apex, database) for apex in zones_of(config)]
+    zones.reverse()  # the zone below first
+
+    async def answer_for_all(query: dns.message.Message) -> dns.message.Message:
+        name = query.question[0].name
+        return await next((one for one in zones if one.has(name)), zones[-1]).answer(query)
+
+    async with serve_dns(*split_endpoint(config.answer.listen), answer_for_all):
         log.info("listening", at=config.answer.listen, zone=config.publish.zone)
         await stop.wait()
 
@@ -45,12 +51,15 @@ class Answerer:
         self._origin = dns.name.from_text(apex.zone)
         self._database = database
 
+    def has(self, name: dns.name.Name) -> bool:
+        """Whether a name is in the zone."""
+        return name.is_subdomain(self._origin)
+
     async def answer(self, query: dns.message.Message) -> dns.message.Message:
         """Answer one question; REFUSED outside the zone, SERVFAIL without the database."""
         response = dns.message.make_response(query)
         question = query.question[0]
-        ours = question.name.is_subdomain(self._origin)
-        if not ours or question.rdclass != dns.rdataclass.IN:
+        if not self.has(question.name) or question.rdclass != dns.rdataclass.IN:
             response.set_rcode(dns.rcode.REFUSED)
             return response
         response.flags |= dns.flags.AA
@@ -77,7 +86,7 @@ class Answerer:
         code = None
         if not isinstance(question, Absence):
             async with self._database.transaction() as connection:
-                code = await listings.code_of(connection, question)
+                code = await listings.code_of(connection, question, self._apex.code)
         return answer(labels, self._apex, lambda _: code)
 
     def _add(

@@ -18,7 +18,15 @@ from pathlib import Path
 import structlog
 
 from relaytest.core.config import Config, Publish
-from relaytest.core.zone import apex_of, render_apex, render_ip4, render_ip6, self_test
+from relaytest.core.zone import (
+    Apex,
+    apex_of,
+    render_apex,
+    render_ip4,
+    render_ip6,
+    self_test,
+    zones_of,
+)
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
 from relaytest.net.dns import listed_as
@@ -38,14 +46,21 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     Raises:
         OSError: publish.directory cannot be made.
     """
-    publisher = Publisher(config.publish, database)
-    publisher.folder.mkdir(parents=True, exist_ok=True)
+    Path(config.publish.directory).mkdir(parents=True, exist_ok=True)
+    async with asyncio.TaskGroup() as zones:
+        for apex in zones_of(config):
+            publisher = Publisher(config.publish, database, apex)
+            zones.create_task(_keep(publisher, config, database, stop))
+
+
+async def _keep(publisher: "Publisher", config: Config, database: Database, stop: Stop) -> None:
+    """Publish every change of one zone."""
     async with asyncio.TaskGroup() as group:
         ears = group.create_task(database.listen(["relaytest_listing"], publisher.bell))
         async with asyncio.TaskGroup() as loops:
             loops.create_task(forever("publisher", publisher.publish, publisher.bell, stop))
             if config.publish.server:
-                loops.create_task(_look(config, publisher.published, stop))
+                loops.create_task(_look(config, publisher.apex, publisher.published, stop))
         ears.cancel()
 
 
@@ -101,14 +116,18 @@ class _Draft:
 
 
 class Publisher:
-    """Writes ZONE.ip4 and ZONE.ip6 (its entries) and ZONE.apex (what it says of itself)."""
+    """Writes ZONE.ip4 and ZONE.ip6 (its entries) and ZONE.apex (what it says of itself).
 
-    def __init__(self, publish: Publish, database: Database) -> None:
+    Attributes:
+        apex: The zone.
+    """
+
+    def __init__(self, publish: Publish, database: Database, apex: Apex | None = None) -> None:
         self.folder = Path(publish.directory)
         self.bell = Bell()  # rings when listings change
         self.published = Bell()  # rings when files were replaced
         self._publish = publish
-        self._apex = apex_of(publish)
+        self.apex = apex or apex_of(publish)
         self._database = database
         self._digests: dict[str, str] = {}
         self._stamped_at = _NEVER
@@ -131,12 +150,13 @@ class Publisher:
                 drafts.callback(draft.discard)
                 return draft
 
-            four = begin("ip4", render_ip4(self._apex, stamped_at=now, expire_after=expire_after))
-            six = begin("ip6", render_ip6(self._apex, stamped_at=now, expire_after=expire_after))
-            apex = begin("apex", render_apex(self._apex))
+            four = begin("ip4", render_ip4(self.apex, stamped_at=now, expire_after=expire_after))
+            six = begin("ip6", render_ip6(self.apex, stamped_at=now, expire_after=expire_after))
+            apex = begin("apex", render_apex(self.apex))
             async with self._database.transaction() as connection:
-                four.entries = await listings.export(connection, 4, four.write)
-                six.entries = await listings.export(connection, 6, six.write)
+                code = self.apex.code
+                four.entries = await listings.export(connection, 4, four.write, code)
+                six.entries = await listings.export(connection, 6, six.write, code)
             await asyncio.to_thread(self._replace_changed, (four, six), apex, now)
 
     def _replace_changed(self, drafts: Sequence[_Draft], apex: _Draft, now: datetime) -> None:
@@ -155,12 +175,12 @@ class Publisher:
         if changed:
             self._reload()
             counts = {draft.suffix: draft.entries for draft in drafts}
-            log.info("published", zone=self._publish.zone, **counts)
+            log.info("published", zone=self.apex.zone, **counts)
             self.published.ring()
 
     def _replace(self, draft: Path, suffix: str) -> None:
         """Rename a draft over the published file, so that it survives a power cut."""
-        file = self.folder / f"{self._publish.zone}.{suffix}"
+        file = self.folder / f"{self.apex.zone}.{suffix}"
         with draft.open("rb") as content:
             os.fchmod(content.fileno(), 0o644)  # the DNS server runs as another user
             os.fsync(content.fileno())
@@ -188,27 +208,28 @@ class Publisher:
             log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))
 
 
-async def _look(config: Config, published: Bell, stop: Stop) -> None:
+async def _look(config: Config, apex: Apex, published: Bell, stop: Stop) -> None:
     """Ask the DNS server for the test entries of RFC 5782 section 5; log when that changes."""
     healthy: bool | None = None
 
     async def look() -> timedelta:
         nonlocal healthy
-        wrong = await failing_tests(config)
+        wrong = await failing_tests(config, apex)
         if (not wrong) is not healthy:
             healthy = not wrong
             tell: Callable[..., object] = log.info if healthy else log.error
-            tell("dns self-test", server=config.publish.server, wrong=wrong)
+            tell("dns self-test", zone=apex.zone, server=config.publish.server, wrong=wrong)
         return _LOOK
 
     await wait_or_stop(published.wait(_LOOK), stop)  # a server that starts with us is not up yet
     await forever("publisher", look, published, stop)
 
 
-async def failing_tests(config: Config) -> list[str]:
-    """Return what the DNS server answers wrongly, a line for each test entry."""
+async def failing_tests(config: Config, apex: Apex | None = None) -> list[str]:
+    """Return what the DNS server answers wrongly, a line for each test entry of a zone."""
     wrong = []
-    for name, expected in self_test(config.publish.zone):
+    apex = apex or apex_of(config.publish)
+    for name, expected in self_test(apex.zone, apex.codes):
         got = await listed_as(config.publish.server, name, config.dns.timeout)
         if got != ([expected] if expected else []):
             said = "no answer" if got is None else ", ".join(got) or "not listed"

@@ -117,14 +117,14 @@ DECIDED_SINCE = """
 """
 PUBLISHED4 = """
     SELECT DISTINCT host(address), address FROM relaytest.listing_current
-     WHERE family(address) = 4 AND code = 2 ORDER BY address
+     WHERE family(address) = 4 AND code = $1 ORDER BY address
 """
 PUBLISHED6 = """
     SELECT DISTINCT host(address), address FROM relaytest.listing_current
-     WHERE family(address) = 6 AND code = 2 ORDER BY address
+     WHERE family(address) = 6 AND code = $1 ORDER BY address
 """
 EXPORT = "SELECT host FROM ({query}) AS entry"
-CODE = "SELECT min(code) FROM relaytest.listing_current WHERE address = $1"
+CODE = "SELECT code FROM relaytest.listing_current WHERE address = $1 AND code = $2 LIMIT 1"
 
 
 _BY_HAND = [event.value for event in BY_HAND]
@@ -299,7 +299,9 @@ async def recheck(
     return int(done.rpartition(" ")[2])
 
 
-async def export(connection: Connection, version: int, write: Callable[[bytes], object]) -> int:
+async def export(
+    connection: Connection, version: int, write: Callable[[bytes], object], code: int = 2
+) -> int:
     """Stream the published addresses of one IP version, a line each, in order; return the count.
 
     COPY with a callback needs no memory for the rows and is as fast as psql's copy.
@@ -309,11 +311,11 @@ async def export(connection: Connection, version: int, write: Callable[[bytes], 
     async def take(data: bytes) -> None:
         write(data)
 
-    done: str = await connection.copy_from_query(query, output=take)
+    done: str = await connection.copy_from_query(query, code, output=take)
     return int(done.rpartition(" ")[2])
 
 
-async def code_of(connection: Connection, address: Address) -> int | None:
-    """Return the code under which an address is published, or None."""
-    code: int | None = await connection.fetchval(CODE, address)
-    return code
+async def code_of(connection: Connection, address: Address, code: int = 2) -> int | None:
+    """Return `code` if an address is published under it, else None."""
+    found: int | None = await connection.fetchval(CODE, address, code)
+    return found

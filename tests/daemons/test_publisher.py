@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from relaytest.core.config import split_endpoint
-from relaytest.core.zone import query_name, self_test
+from relaytest.core.zone import query_name, self_test, zones_of
 from relaytest.daemons import answerer, publisher
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.publisher import Publisher, failing_tests
@@ -491,3 +491,41 @@ async def test_a_listing_is_in_the_dns_answer_at_once_by_the_answerer(
         await put_on(connection, "192.0.2.1")
         assert await listed_as(config.publish.server, name, config.dns.timeout) == ["127.0.0.2"]
     assert split_endpoint(config.publish.server)[0] in config.answer.listen
+
+
+async def test_exits_have_a_zone_of_their_own(begin, connection, tmp_path):
+    await connection.execute(
+        "INSERT INTO relaytest.trial (id, job, address, port, reason, requester)"
+        " VALUES (1, 1, '192.0.2.1', 25, 'nominated', 'x');"
+        "INSERT INTO relaytest.listing (address, port, code, state, trial, listed_at, expires_at)"
+        " VALUES ('192.0.2.1', 25, 2, 'listed', 1, now(), now() + interval '1 d'),"
+        " ('192.0.2.9', 0, 3, 'listed', 1, now(), now() + interval '1 d')"
+    )
+    host = fresh_address()
+    place = f"{host}:{fresh_port(host)}"
+    sections = {"listing": {"outputs": True}, "answer": {"listen": place}}
+    async with begin(publisher.run, answerer.run, **sections) as lab:
+        folder, zone = Path(lab.config.publish.directory), lab.config.publish.zone
+
+        async def written() -> bool | None:
+            return (folder / f"outputs.{zone}.ip4").exists() or None
+
+        await until(written, "the zone of the exits")
+        text = (folder / f"outputs.{zone}.ip4").read_text()
+        assert ":127.0.0.3:Exit of an open relay" in text
+        assert text.count("Test entry") == 2
+        assert text.endswith("\n192.0.2.9\n")
+        assert (folder / f"{zone}.ip4").read_text().endswith("\n192.0.2.1\n")
+
+        async def said(address: str, below: str = "") -> list[str] | None:
+            name = query_name(ip_address(address), f"{below}{zone}")
+            return await listed_as(place, name, timedelta(seconds=5))
+
+        assert await said("192.0.2.9", "outputs.") == ["127.0.0.3"]
+        assert await said("192.0.2.1", "outputs.") == []
+        assert await said("192.0.2.9") == []
+        assert await said("192.0.2.1") == ["127.0.0.2"]
+        for apex in zones_of(lab.config):
+            asked = lab.config.publish.model_copy(update={"server": place})
+            config = lab.config.model_copy(update={"publish": asked})
+            assert await failing_tests(config, apex) == []
