@@ -46,10 +46,10 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     Raises:
         OSError: publish.directory cannot be made.
     """
-    Path(config.publish.directory).mkdir(parents=True, exist_ok=True)
+    publishers = [Publisher(config.publish, database, apex) for apex in zones_of(config)]
+    publishers[0].folder.mkdir(parents=True, exist_ok=True)
     async with asyncio.TaskGroup() as zones:
-        for apex in zones_of(config):
-            publisher = Publisher(config.publish, database, apex)
+        for publisher in publishers:
             zones.create_task(_keep(publisher, config, database, stop))
 
 
