@@ -27,7 +27,7 @@ def test_every_option_stands_in_the_table_with_its_default_and_meaning():
 
 def test_the_table_has_no_option_that_does_not_exist():
     known = {key for key, _ in options()}
-    assert set(re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|", README, re.MULTILINE)) == known
+    assert set(re.findall(r"^\| `([a-z]+\.[a-z_0-9]+)` \|", README, re.MULTILINE)) == known
 
 
 def test_every_reason_of_a_verdict_is_explained():

@@ -96,6 +96,7 @@ class Evidence:
         probed_at: End of the last visit; None before the first has ended.
         ended: No further visit will come.
         sink_proven: Our own messages to our sink came back all the time since `probed_at`.
+        near: Prefix lengths, IPv4 and IPv6, within which addresses are one system.
     """
 
     address: Address
@@ -107,6 +108,7 @@ class Evidence:
     probed_at: datetime | None = None
     ended: bool = False
     sink_proven: bool = False
+    near: tuple[int, int] = (24, 64)
 
 
 def in_order(evidence: Evidence) -> Evidence:
@@ -190,7 +192,7 @@ def _is_explained(receipt: Receipt, evidence: Evidence) -> bool:
     if receipt.peer == evidence.address:
         return True
     return receipt.form in _handed_over(evidence) and (
-        same_system(receipt.peer, evidence.address) or _is_traced(receipt, evidence)
+        same_system(receipt.peer, evidence.address, evidence.near) or _is_traced(receipt, evidence)
     )
 
 
@@ -198,8 +200,10 @@ def _handed_over(evidence: Evidence) -> set[int]:
     return {one.form for one in evidence.asked if one.step is Step.END_OF_DATA}
 
 
-def same_system(one: Address, other: Address) -> bool:
+def same_system(one: Address, other: Address, near: tuple[int, int] = (24, 64)) -> bool:
     """Whether two addresses are so near that one operator's mail may come in here and leave there.
+
+    `near` has the lengths of the prefix that they share, of IPv4 and IPv6.
 
     The whole of 127.0.0.0/8 is one machine (RFC 1122 section 3.2.1.3).
     """
@@ -207,7 +211,7 @@ def same_system(one: Address, other: Address) -> bool:
         return False
     if one.is_loopback and other.is_loopback:
         return True
-    bits = 8 if one.version == 4 else 64  # a /24, a /64
+    bits = one.max_prefixlen - near[one.version == 6]
     return int(one) >> bits == int(other) >> bits
 
 

@@ -71,6 +71,16 @@ class Listing(Section):
         1, ge=1, le=100, description="listed relays that may share such an exit, at most"
     )
 
+    same_system4: int = Field(
+        24, ge=8, le=32, description="prefix within which addresses are one system, IPv4"
+    )
+    same_system6: int = Field(64, ge=16, le=128, description="likewise, IPv6")
+
+    @property
+    def near(self) -> tuple[int, int]:
+        """The prefix lengths of one system, IPv4 and IPv6."""
+        return self.same_system4, self.same_system6
+
     @field_validator("recheck_every", "confirm_after")
     @classmethod
     def _not_too_often(cls, value: timedelta) -> timedelta:

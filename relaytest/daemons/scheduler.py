@@ -127,7 +127,11 @@ class Scheduler:
 
     async def _judge(self, connection: Connection, trial: Trial) -> None:
         evidence = await evidence_store.evidence_of(
-            connection, trial, self._battery, self._config.sink.check_every
+            connection,
+            trial,
+            self._battery,
+            self._config.sink.check_every,
+            self._config.listing.near,
         )
         now = utcnow()
         verdict = judge(evidence, self._patience, now)

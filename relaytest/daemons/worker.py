@@ -209,7 +209,11 @@ class Worker:
                 return Evidence(job.address, self._battery)
             return in_order(
                 await evidence_store.evidence_of(
-                    connection, trial, self._battery, self._config.sink.check_every
+                    connection,
+                    trial,
+                    self._battery,
+                    self._config.sink.check_every,
+                    self._config.listing.near,
                 )
             )
 

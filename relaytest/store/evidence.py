@@ -265,7 +265,11 @@ def _trial(row: asyncpg.Record) -> Trial:
 
 
 async def evidence_of(
-    connection: Connection, trial: Trial, battery: Mapping[int, Form], check_every: timedelta
+    connection: Connection,
+    trial: Trial,
+    battery: Mapping[int, Form],
+    check_every: timedelta,
+    near: tuple[int, int] = (24, 64),
 ) -> Evidence:
     """Gather all that is known of a trial.
 
@@ -274,6 +278,7 @@ async def evidence_of(
         trial: Which one.
         battery: Every form by number; forms that the program no longer knows are left out.
         check_every: How often the sink is checked, to tell whether it was all the time.
+        near: Prefix lengths within which addresses are one system.
     """
     proven = trial.probed_at is not None and await connection.fetchval(
         SINK_PROVEN, trial.probed_at, check_every
@@ -288,6 +293,7 @@ async def evidence_of(
         probed_at=trial.probed_at,
         ended=trial.ended,
         sink_proven=bool(proven),
+        near=near,
     )
 
 

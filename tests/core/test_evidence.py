@@ -429,3 +429,14 @@ def test_what_is_asked_again_is_neither_settled_nor_proven(found):
 def test_a_visit_is_in_vain_if_nothing_new_was_answered(visits, answers, vain):
     found = evidence(*(rcpt(GREYLISTED, form, visit) for form, visit in answers))
     assert visits_in_vain(found, visits) == vain
+
+
+@pytest.mark.parametrize(
+    ("near", "one"),
+    [((24, 64), True), ((25, 64), False), ((16, 64), True)],
+)
+def test_how_near_is_one_system_is_for_the_operator_to_say(near, one):
+    assert same_system(ip_address("192.0.2.1"), ip_address("192.0.2.200"), near) is one
+    pair = ip_address("2001:db8::1"), ip_address("2001:db8::2")
+    assert same_system(*pair, (24, 64))
+    assert not same_system(*pair, (24, 128))
