@@ -1,5 +1,6 @@
 """Names as targets: one job for each address of the hosts that take mail for a name."""
 
+import asyncio
 from datetime import timedelta
 
 import structlog
@@ -31,33 +32,33 @@ class NameDesk:
         """Do one round; return how long to sleep."""
         async with self._database.transaction() as connection:
             requests = await name_requests.take(connection, _AT_ONCE)
-        for request in requests:
-            await self._look_up(request)
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._addresses(request.name)) for request in requests]
+        for request, task in zip(requests, asked, strict=True):
+            found, why = task.result()
+            if found is not None or request.tries >= _TRIES:
+                await self._note(request, found or [], why)
         return timedelta(0) if len(requests) == _AT_ONCE else _LONGEST_SLEEP
 
-    async def _look_up(self, request: NameRequest) -> None:
-        try:
-            found = await self._addresses(request.name)
-        except NullMxError:
-            found, why = [], "it has a null MX (RFC 7505): no host takes mail for it"
-        else:
-            why = "it has no address"
-        if found is None:
-            if request.tries < _TRIES:
-                return  # it comes back by itself
-            found, why = [], "the DNS gives no answer"
+    async def _note(self, request: NameRequest, found: list[Address], why: str) -> None:
         async with self._database.transaction() as connection:
             outcome = await _ask(connection, request, found) if found else why
             await name_requests.done(connection, request.id, outcome)
         log.info("name looked up", name=request.name, outcome=outcome)
 
-    async def _addresses(self, name: str) -> list[Address] | None:
-        """Return the addresses of all hosts that take mail for a name; None: no answer."""
-        hosts = await self._resolver.mail_hosts(name)
+    async def _addresses(self, name: str) -> tuple[list[Address] | None, str]:
+        """Return the addresses of all hosts that take mail for a name, or why there are none.
+
+        None: no answer came, and it is worth asking again.
+        """
+        try:
+            hosts = await self._resolver.mail_hosts(name)
+        except NullMxError:
+            return [], "it has a null MX (RFC 7505): no host takes mail for it"
         if hosts is None or any(host.addresses is None for host in hosts):
-            return None
+            return None, "the DNS gives no answer"
         found = [address for host in hosts for address in host.addresses or ()]
-        return list(dict.fromkeys(found))[:_MOST]
+        return list(dict.fromkeys(found))[:_MOST], "it has no address"
 
 
 async def _ask(connection: Connection, request: NameRequest, addresses: list[Address]) -> str:

@@ -15,6 +15,7 @@ BARRED = """
      WHERE relaytest.exclusion_of(a.address) IS NOT NULL
 """
 ANY = "SELECT EXISTS (SELECT FROM relaytest.exclusion_current)"
+LOCK = "SELECT pg_advisory_xact_lock(hashtext('relaytest exclusion'))"  # one at a time
 END = """
     UPDATE relaytest.exclusion SET ended_at = now(), ended_by = $2, ended_why = $3
      WHERE network = $1 AND ended_at IS NULL
@@ -52,6 +53,7 @@ async def exclude(
     connection: Connection, network: Network, *, why: str, actor: str, until: datetime | None
 ) -> bool:
     """Exclude a network; return whether that replaces an exclusion of the very same one."""
+    await connection.execute(LOCK)
     replaced = await include(connection, network, why=f"replaced: {why}", actor=actor)
     await connection.execute(EXCLUDE, network, why, actor, until)
     return replaced

@@ -1,5 +1,6 @@
 """Exclusions: who is under one, since when, until when, and how they end."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
@@ -7,6 +8,7 @@ import asyncpg
 import pytest
 
 from relaytest.store import exclusions, jobs
+from tests.lab import until
 
 A = ip_address("192.0.2.1")
 NETWORK = ip_network("192.0.2.0/24")
@@ -152,3 +154,22 @@ async def test_what_ends_lies_ahead(connection):
     past = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(days=1)
     with pytest.raises(asyncpg.CheckViolationError, match="until_is_later"):
         await exclude(connection, until=past)
+
+
+async def test_two_who_exclude_the_same_network_at_once_follow_each_other(connection, dsn):
+    other = await asyncpg.connect(dsn)
+    first = connection.transaction()
+    await first.start()
+    await exclusions.exclude(connection, NETWORK, why="one", actor="a", until=None)
+    second = asyncio.ensure_future(exclude(other, why="two"))
+
+    async def waits() -> bool | None:
+        return await connection.fetchval(
+            "SELECT count(*) > 0 OR NULL FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        )
+
+    await until(waits, "the second one's turn to wait")
+    await first.commit()
+    assert await second is True
+    await other.close()
+    assert "two" in await why(connection)
