@@ -21,7 +21,7 @@ up: $(VENV)/up.stamp
 	@exec $(BIN)/relaytest up $(if $(DEMO),--demo) $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 servers: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.mta.packages

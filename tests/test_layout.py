@@ -71,7 +71,7 @@ OPTIONAL = {"uvloop": "speed"}  # tried, and done without
 PARTS = {"pydantic_core": "pydantic"}  # one cannot be had without the other
 
 
-@pytest.mark.parametrize("name", IMPORTS)
+@pytest.mark.parametrize("name", sorted(IMPORTS))
 def test_every_import_is_declared(name):
     extra = OPTIONAL.get(name)
     wanted = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]

@@ -124,6 +124,8 @@ def open_configured(
         pool=config.database.pool,
         longest=config.database.timeout,
         program=f"relaytest {program}",
+        pooled=config.database.pooled,
+        listen_dsn=config.database.listen_dsn,
     )
 
 

@@ -50,6 +50,12 @@ class Database(Section):
     """Where PostgreSQL is."""
 
     dsn: str = Field("", description="PostgreSQL to use; empty: the private one under --data")
+    pooled: bool = Field(
+        default=False, description="dsn leads to a pooler of transactions, such as PgBouncer"
+    )
+    listen_dsn: str = Field(
+        "", description="PostgreSQL itself if pooled; empty: look for changes every second"
+    )
     pool: int = Field(8, ge=2, le=200, description="connections of one process")
     timeout: Duration = Field(timedelta(seconds=10), description="of one statement")
 

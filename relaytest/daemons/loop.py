@@ -70,6 +70,25 @@ class _Absence:
         self._pause = 0.0
 
 
+class _Hearing:
+    """Tells when changes are no longer heard of, and when they are again."""
+
+    def __init__(self, name: str) -> None:
+        self._log = structlog.get_logger(name)
+        self._told = False
+
+    def look(self, bell: Bell) -> None:
+        """Look at a bell; a short while of silence is none."""
+        since = bell.deaf_since
+        if self._told:
+            if since is None:
+                self._log.info("notified by the database again")
+                self._told = False
+        elif since is not None and asyncio.get_running_loop().time() - since > _LONGEST_PAUSE:
+            self._log.warning("no notification from the database; looking every second")
+            self._told = True
+
+
 async def forever(
     name: str, work: Callable[[], Awaitable[timedelta]], bell: Bell, stop: Stop
 ) -> None:
@@ -78,8 +97,9 @@ async def forever(
     A database that is away is waited for. Any other error is a bug: it is logged, and the work
     is tried again, for one of our loops less would be worse than a late one.
     """
-    absence = _Absence(name)
+    absence, hearing = _Absence(name), _Hearing(name)
     while not stop.wished:
+        hearing.look(bell)
         try:
             longest = await work()
         except DatabaseAwayError as error:

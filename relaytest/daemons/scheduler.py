@@ -15,10 +15,10 @@ from relaytest.core.judge import judge
 from relaytest.core.listing import Event, unlistable
 from relaytest.core.verdict import ELSEWHERE, Finding, Patience, Verdict
 from relaytest.daemons import shipped
-from relaytest.daemons.clock import utcnow
 from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
 from relaytest.daemons.names import NameDesk
+from relaytest.daemons.pulse import Watch
 from relaytest.net.dns import Resolver
 from relaytest.store import evidence as evidence_store
 from relaytest.store import jobs, keys, listings, scope, vantages
@@ -85,6 +85,7 @@ class Scheduler:
         self._battery = shipped.battery_of(config).by_number()
         self._patience = Patience(config.timing.patience, config.timing.grace)
         self._ledger = Ledger(config.listing)
+        self._watch = Watch(_SILENCE)
         self.bell = Bell()
 
     def duties(self) -> tuple[tuple[Callable[[], Awaitable[None]], timedelta], ...]:
@@ -122,7 +123,7 @@ class Scheduler:
             # One trial that cannot be judged must not keep the others waiting.
             log.exception("trial not judged; put off", trial=trial.id)
             async with self._database.transaction() as connection:
-                await evidence_store.settled(connection, trial.id, utcnow() + _AFTER_A_FAULT)
+                await evidence_store.settled(connection, trial.id, trial.read_at + _AFTER_A_FAULT)
         return trial is not None
 
     async def _judge(self, connection: Connection, trial: Trial) -> None:
@@ -133,8 +134,7 @@ class Scheduler:
             self._config.sink.check_every,
             self._config.listing.near,
         )
-        now = utcnow()
-        verdict = judge(evidence, self._patience, now)
+        verdict = judge(evidence, self._patience, trial.read_at)
         await evidence_store.settled(connection, trial.id, verdict.judge_at if verdict else None)
         if verdict is not None and verdict.judge_at is not None:
             await evidence_store.want_sink_check(connection)
@@ -237,7 +237,9 @@ class Scheduler:
     async def rescue(self) -> None:
         """Free the jobs of workers that died."""
         async with self._database.transaction() as connection:
-            freed = await jobs.rescue(connection, _SILENCE)
+            beats = await jobs.beats(connection)
+            dead = self._watch.silent(beats, asyncio.get_running_loop().time())
+            freed = await jobs.rescue(connection, dead)
         if freed:
             log.warning("freed the jobs of dead workers", jobs=freed)
 

@@ -29,6 +29,7 @@ from relaytest.daemons import shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, once_there
 from relaytest.daemons.prober import Prober, Target, Visit
+from relaytest.daemons.pulse import CutOffError, Lifeline
 from relaytest.net.dns import Resolver
 from relaytest.net.smtp_client import NoSocketError
 from relaytest.store import evidence as evidence_store
@@ -41,6 +42,7 @@ _EVERY = 10  # claims, of which the first begins with the least urgent jobs
 _LONGEST_SLEEP = timedelta(seconds=5)  # between looks at the queue, if no bell rings
 _SHORTEST_SLEEP = timedelta(milliseconds=50)  # due jobs that another worker has locked
 _BEAT = timedelta(seconds=5)
+_SILENCE = timedelta(seconds=15)  # then visits are broken off; the scheduler waits longer
 _WIND_UP = 2.0  # seconds for visits to end by themselves when the program stops
 _LEASE_MARGIN = timedelta(seconds=60)  # beyond the longest visit, for storing its result
 _MOST_VISITS = 20  # of one trial
@@ -81,8 +83,10 @@ class Worker:
         self._forms = shipped.battery_of(config).up_to(config.tier)
         self._bell = Bell()
         self._turns = itertools.cycle(range(_EVERY))
+        self._line = Lifeline(_SILENCE)
         self._id: int | None = None
-        self._visits: set[asyncio.Task[None]] = set()
+        self._visits: dict[asyncio.Task[None], int] = {}  # to the job's number
+        self._unsure = False  # whether the last claim was committed
 
     async def run(self, stop: Stop) -> None:
         """Claim and visit until `stop`."""
@@ -95,6 +99,7 @@ class Worker:
                 await self._wind_up()
             ears.cancel()
             await heart
+        self._line.end()
         await self._leave()
 
     async def _wind_up(self) -> None:
@@ -115,8 +120,10 @@ class Worker:
 
     async def _beat(self) -> timedelta:
         """Say that we live; join, or join anew if we were thought dead."""
+        began, revived = asyncio.get_running_loop().time(), self._line.cut
         async with self._database.transaction() as connection:
             if self._id is None or not await jobs.beat(connection, self._id):
+                revived = True
                 self._id = await jobs.join_workers(
                     connection,
                     host=socket.gethostname(),
@@ -125,23 +132,29 @@ class Worker:
                     version=__version__,
                     slots=self._config.politeness.slots,
                 )
-                self._bell.ring()
+        self._line.beat(began)
+        if revived:
+            self._bell.ring()
         return _BEAT
 
     async def _claim(self) -> timedelta:
         """Take as many jobs as there are free slots; return how long nothing will be due."""
         most = min(self._config.politeness.slots - len(self._visits), _BATCH)
-        if self._id is None or most <= 0:
+        if self._id is None or self._line.cut or most <= 0:
             return _LONGEST_SLEEP  # the bell rings when that changes
+        unsure, self._unsure = self._unsure, True
         async with self._database.transaction() as connection:
+            if unsure:  # or its jobs would wait for the end of a lease that we know nothing of
+                await jobs.release(connection, self._id, tuple(self._visits.values()))
             claimed = await jobs.claim(
                 connection, self._id, most, self._lease, from_below=next(self._turns) == 0
             )
             barred = await exclusions.barred(connection, [job.address for job in claimed])
             due = None if len(claimed) == most else await jobs.next_due(connection, self._id)
+        self._unsure = False
         for job in claimed:
             visit = self._start(self._serve(job, barred.get(job.address)))
-            self._visits.add(visit)
+            self._visits[visit] = job.id
             visit.add_done_callback(self._end)
         if len(claimed) == most:
             return timedelta(0)
@@ -150,7 +163,7 @@ class Worker:
     def _end(self, visit: asyncio.Task[None]) -> None:
         if len(self._visits) == self._config.politeness.slots:
             self._bell.ring()
-        self._visits.discard(visit)
+        del self._visits[visit]
 
     async def _serve(self, job: Job, barred: str | None) -> None:
         """Do one job; whatever goes wrong, it does not take others with it."""
@@ -170,6 +183,9 @@ class Worker:
         except NoSocketError as error:
             log.warning("no socket to probe with", job=job.id, error=str(error))
             return _AFTER_A_FAULT
+        except CutOffError:
+            log.warning("cut off from the database: visit broken off", address=str(job.address))
+            return _AFTER_A_FAULT
         except Exception:
             log.exception("visit failed", job=job.id, address=str(job.address))
             return _AFTER_A_FAULT * 20
@@ -184,7 +200,8 @@ class Worker:
         earlier = await self._earlier(job)
         target = Target(job.address, job.port, job.trial, job.key)
         forms = forms_to_ask(earlier) if job.visits else self._forms
-        visit = await self._prober.visit(target, forms) if forms else Visit(target, ())
+        async with self._line.hold():
+            visit = await self._prober.visit(target, forms) if forms else Visit(target, ())
         if earlier.asked:  # what is asked is fixed once the target's names are known
             visit.forms = earlier.forms
         await self._store(job, visit, retry_in=self._retry_in(job, earlier, visit))

@@ -51,7 +51,7 @@ ADD_RECEIPT = """
 """
 WAKE_TRIAL = "UPDATE relaytest.trial SET settle_at = now() WHERE id = $1"
 DUE_TRIAL = """
-    SELECT id, address, port, forms, probed_at, ended, reason::text, vantage
+    SELECT id, address, port, forms, probed_at, ended, reason::text, vantage, now() AS read_at
       FROM relaytest.trial
      WHERE settle_at <= now() ORDER BY settle_at LIMIT 1
        FOR NO KEY UPDATE SKIP LOCKED    -- rows that name the trial may be written meanwhile
@@ -60,7 +60,7 @@ NEXT_SETTLE = """
     SELECT min(settle_at) - now() FROM relaytest.trial WHERE settle_at IS NOT NULL
 """
 TRIAL = """
-    SELECT id, address, port, forms, probed_at, ended, reason::text, vantage
+    SELECT id, address, port, forms, probed_at, ended, reason::text, vantage, now() AS read_at
       FROM relaytest.trial WHERE id = $1
 """
 OUTCOMES = """
@@ -112,7 +112,12 @@ _LONGEST_CERTIFICATE = 16384  # octets; OpenSSL takes handshakes of ten times th
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial's row, without its evidence. `forms` are form numbers."""
+    """One trial's row, without its evidence.
+
+    Attributes:
+        forms: Their numbers.
+        read_at: By the database's clock, as all times that are compared: hosts' own may jump.
+    """
 
     id: int
     address: Address
@@ -121,6 +126,7 @@ class Trial:
     probed_at: datetime | None
     ended: bool
     reason: str
+    read_at: datetime
     vantage: str = "default"
 
 

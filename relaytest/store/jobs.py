@@ -70,16 +70,13 @@ REOPEN = """
 RELEASE = """
     UPDATE relaytest.job
        SET leased = false, worker = NULL, lease_until = NULL, again = false, run_at = now()
-     WHERE worker = $1 AND leased
+     WHERE worker = $1 AND leased AND id <> ALL ($2::bigint[])
 """
 RESCUE = """
     WITH lost AS (
         SELECT id FROM relaytest.job AS j
-         WHERE leased AND (lease_until < now() OR NOT EXISTS (
-                   SELECT FROM relaytest.worker AS w
-                    WHERE w.id = j.worker
-                      -- nobody could beat before the server was up
-                      AND greatest(w.beat_at, pg_postmaster_start_time()) > now() - $1::interval))
+         WHERE leased AND (lease_until < now() OR j.worker = ANY ($1::integer[])
+                           OR NOT EXISTS (SELECT FROM relaytest.worker AS w WHERE w.id = j.worker))
            FOR UPDATE SKIP LOCKED)
     UPDATE relaytest.job AS j
        SET leased = false, worker = NULL, lease_until = NULL, again = false,
@@ -92,6 +89,7 @@ JOIN_WORKERS = """
     INSERT INTO relaytest.worker (host, pid, vantage, version, slots)
     VALUES ($1, $2, $3, $4, $5) RETURNING id
 """
+BEATS = "SELECT id, beat_at FROM relaytest.worker"
 BEAT = "UPDATE relaytest.worker SET beat_at = now() WHERE id = $1"
 LEAVE_WORKERS = "DELETE FROM relaytest.worker WHERE id = $1"
 BURY_WORKERS = "DELETE FROM relaytest.worker WHERE beat_at < now() - interval '1 day'"
@@ -238,15 +236,20 @@ async def finish(connection: Connection, job: Job, *, retry_in: timedelta | None
     return Ending.CONTINUES if goes_on else Ending.ENDED
 
 
-async def release(connection: Connection, worker: int) -> None:
-    """Give all jobs of a worker back at once, for another to take."""
-    await connection.execute(RELEASE, worker)
+async def release(connection: Connection, worker: int, but: Sequence[int] = ()) -> None:
+    """Give back all jobs of a worker, but those that it has in hand."""
+    await connection.execute(RELEASE, worker, but)
     await connection.execute(RING)
 
 
-async def rescue(connection: Connection, silence: timedelta) -> int:
-    """Free the jobs of workers that were silent for `silence`, and those past their lease."""
-    freed: Sequence[asyncpg.Record] = await connection.fetch(RESCUE, silence)
+async def beats(connection: Connection) -> dict[int, datetime]:
+    """Return the last beat of each worker, by whatever clock the database then had."""
+    return {row["id"]: row["beat_at"] for row in await connection.fetch(BEATS)}
+
+
+async def rescue(connection: Connection, dead: Sequence[int] = ()) -> int:
+    """Free the jobs of dead workers, of those that are gone, and those past their lease."""
+    freed: Sequence[asyncpg.Record] = await connection.fetch(RESCUE, dead)
     await connection.execute(SEE_VANTAGES)
     await connection.execute(BURY_WORKERS)
     await connection.execute(FORSAKEN)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
+import asyncpg
+
 from tests.lab import SINK_DOMAIN
 from tests.mta.process import fresh_address
 from tests.net.hostile import Peer, serving
@@ -295,6 +297,29 @@ class Target:
             await peer.say(self._dot + b"\r\n")
 
 
+@contextlib.asynccontextmanager
+async def full_disk(
+    connection: asyncpg.Connection, table: str
+) -> AsyncIterator[Callable[[], Awaitable[bool | None]]]:
+    """Let PostgreSQL have no room for new rows of a table; give a look whether it was asked."""
+    await connection.execute(f"""
+        CREATE SEQUENCE public.refused;
+        CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+        BEGIN
+            PERFORM nextval('public.refused');
+            RAISE SQLSTATE '53100' USING MESSAGE = 'could not extend file: No space left on device';
+        END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON relaytest.{table}
+            FOR EACH STATEMENT EXECUTE FUNCTION public.refuse()
+    """)
+
+    async def refused() -> bool | None:
+        return await connection.fetchval("SELECT is_called FROM public.refused") or None
+
+    yield refused
+    await connection.execute("DROP FUNCTION public.refuse CASCADE; DROP SEQUENCE public.refused")
+
+
 async def seen(value: object) -> bool | None:
     """For `until`: whether there is anything yet."""
     return bool(value) or None
@@ -375,11 +400,19 @@ class Road:
         """Break all connections, and let nobody pass."""
         if self._server is not None:
             self._server.close()
-        for end in self._ends:
-            end.transport.abort()
+        await self.break_all()
         if self._tasks:
             await asyncio.wait(self._tasks)
         await asyncio.sleep(0)  # let the aborted transports close their sockets
+
+    async def break_all(self) -> None:
+        """Break all connections; new ones are welcome."""
+        for end in self._ends:
+            end.transport.abort()
+
+    async def hand_on(self, octets: bytes, beyond: asyncio.StreamWriter) -> None:
+        """Pass on what a client says."""
+        await _write(octets, beyond)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -391,15 +424,23 @@ class Road:
             beyond_reader, beyond = await asyncio.open_unix_connection(self._there)
             self._ends.add(beyond)
             async with asyncio.TaskGroup() as group:
-                group.create_task(_copy(reader, beyond))
+                group.create_task(_copy(reader, beyond, self.hand_on))
                 group.create_task(_copy(beyond_reader, writer))
             self._ends.discard(beyond)
         self._ends.discard(writer)
 
 
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _write(octets: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(octets)
+    await writer.drain()
+
+
+async def _copy(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    write: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]] = _write,
+) -> None:
     with contextlib.suppress(OSError):
         while octets := await reader.read(65536):
-            writer.write(octets)
-            await writer.drain()
+            await write(octets, writer)
     writer.transport.abort()

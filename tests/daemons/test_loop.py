@@ -80,6 +80,28 @@ async def test_a_database_is_logged_when_it_goes_and_when_it_comes_back(logged):
     ]
 
 
+async def test_a_deaf_bell_is_logged_after_a_while_and_when_it_hears_again(logged, monkeypatch):
+    stop, bell, turns = Stop(), Bell(), iter(range(4))
+    clock = iter([100.0, 101.0, 110.0, 120.0])
+
+    async def work() -> timedelta:
+        if (turn := next(turns)) == 2:
+            bell.hears(well=True)
+        elif turn == 3:
+            stop.set()
+        return timedelta(0)
+
+    bell.hears(well=False)
+    monkeypatch.setattr(bell, "deaf_since", 100.0)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: next(clock, 130.0))
+    monkeypatch.setattr(bell, "wait", lambda _: asyncio.sleep(0))
+    await forever("test", work, bell, stop)
+    assert [one["event"] for one in logged] == [
+        "no notification from the database; looking every second",
+        "notified by the database again",
+    ]
+
+
 async def test_the_pauses_of_an_absence_grow_and_are_bounded(monkeypatch):
     stop, away, pauses = Stop(), DatabaseAwayError("gone"), []
 

@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
@@ -448,15 +449,19 @@ async def test_a_listed_target_out_of_scope_keeps_no_other_from_its_retest(sched
 async def test_the_jobs_of_a_dead_worker_are_freed_and_those_of_a_live_one_not(
     scheduling, connection, monkeypatch, logged
 ):
-    monkeypatch.setattr(scheduler, "_SILENCE", timedelta(milliseconds=1))
+    workers = []
     for number, address in enumerate((A, B)):
         worker = await jobs.join_workers(
             connection, host="h", pid=number, vantage="default", version="1", slots=1
         )
+        workers.append(worker)
         await jobs.enqueue(connection, jobs.Request(address, "operator"))
         await jobs.claim(connection, worker, 1, HOUR)
-    await connection.execute(
-        "UPDATE relaytest.worker SET beat_at = now() + interval '1 min' WHERE pid = 1"
+    dead = workers[0]
+    monkeypatch.setattr(
+        scheduling,
+        "_watch",
+        SimpleNamespace(silent=lambda beats, _: [one for one in beats if one == dead]),
     )
     await scheduling.rescue()
     rows = await connection.fetch("SELECT host(address), leased FROM relaytest.job ORDER BY 1")

@@ -10,7 +10,7 @@ from relaytest.core.token import Mailbox, Token, issue
 from relaytest.daemons import scheduler, sink, worker
 from relaytest.daemons.loop import Stop
 from relaytest.store import evidence
-from tests.daemons.peers import Road, Target, reach, seen, send
+from tests.daemons.peers import Road, Target, full_disk, reach, seen, send
 from tests.lab import SINK_DOMAIN, Lab, lab_config, running, until
 from tests.mta.process import fresh_address
 
@@ -205,6 +205,13 @@ async def test_nothing_is_taken_while_the_database_is_away(road: Road, shaky, ds
         await road.mend()
         assert await send(lab.sink, BOUNCES, mailbox(key, trial=2)) == [b"250", b"250"]
         assert [row["trial"] for row in await receipts(lab)] == [1, 2]
+
+
+async def test_nothing_is_taken_while_the_disk_of_the_database_is_full(lab, key):
+    async with full_disk(lab.connection, "receipt"):
+        assert await send(lab.sink, BOUNCES, mailbox(key, trial=1)) == [b"250", b"451"]
+    assert await send(lab.sink, BOUNCES, mailbox(key, trial=1)) == [b"250", b"250"]
+    assert [row["trial"] for row in await receipts(lab)] == [1]
 
 
 async def test_a_message_that_cannot_be_stored_whole_is_not_taken_at_all(lab, key, monkeypatch):

@@ -32,6 +32,7 @@ from tests.daemons.peers import (
     Target,
     anybody,
     closed,
+    full_disk,
     only,
     relays,
     seen,
@@ -914,6 +915,21 @@ async def test_a_result_waits_for_a_database_that_is_away(road: Road, shaky, dsn
         assert found(row) == ("closed", "refused")
         assert await lab.connection.fetchval("SELECT max(visits) FROM relaytest.trial") == 1
     assert len(set(server.tried)) == len(server.tried)  # nothing was sent twice
+
+
+async def test_a_result_waits_for_a_disk_that_is_full(begin):
+    gate = Gate()
+    server = Target(gate=gate)
+    async with begin() as lab, server.serve() as port:
+        await lab.insert(server.host, port)
+        await gate.reached.wait()
+        async with full_disk(lab.connection, "outcome") as refusals:
+            gate.opened.set()
+            await until(refusals, "an attempt to store")
+        row = await settled(lab, server.host)
+        assert found(row) == ("closed", "refused")
+        assert await lab.connection.fetchval("SELECT max(visits) FROM relaytest.trial") == 1
+    assert len(set(server.tried)) == len(server.tried)
 
 
 async def test_a_visit_outlasts_a_restart_of_postgresql(tmp_path):

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tests.mta.rbldnsd import Rbldnsd
 from tests.mta.sendmail import Sendmail
 
 SECOND = timedelta(seconds=1)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ZONE = "relays.example"
 
 
@@ -182,7 +183,7 @@ async def test_rbldnsd_answers_the_test_entries_and_listings_of_both_versions(la
                 number,
                 address,
             )
-            trial = Trial(number, address, 25, (), None, ended=True, reason="operator")
+            trial = Trial(number, address, 25, (), None, ended=True, reason="operator", read_at=NOW)
             await listings.enter(
                 lab.connection, trial, expire_after=60 * SECOND, recheck_every=60 * SECOND
             )

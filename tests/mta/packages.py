@@ -135,6 +135,7 @@ RECIPES = {
         obstacle=jail_obstacle,
     ),
     "rbldnsd": Recipe(packages=("rbldnsd",), program="usr/sbin/rbldnsd"),
+    "pgbouncer": Recipe(packages=("pgbouncer",), program="usr/sbin/pgbouncer"),
     "nmap": Recipe(
         packages=("nmap", "nmap-common"),
         program="usr/bin/nmap",

@@ -64,7 +64,7 @@ async def test_the_bell_rings_once_when_listening_begins_and_for_every_notify(da
     async with asyncio.TaskGroup() as group:
         ears = group.create_task(database.listen(["a_channel"], bell))
         await bell.wait(LONG)
-        assert bell.listening
+        assert bell.deaf_since is None
         await connection.execute("NOTIFY a_channel")
         await asyncio.wait_for(bell.wait(LONG), 5)
         ears.cancel()
@@ -81,7 +81,7 @@ async def test_the_bell_rings_after_a_lost_connection_came_back(database, connec
         )
         assert killed == 1
         await asyncio.wait_for(bell.wait(timedelta(minutes=1)), 15)
-        assert bell.listening
+        assert bell.deaf_since is None
         ears.cancel()
 
 

@@ -294,7 +294,7 @@ async def test_a_worker_that_lost_its_lease_cannot_finish(connection, worker):
     other = await join(connection)
     await insert(connection)
     (old,) = await jobs.claim(connection, worker, 1, timedelta(seconds=-1))
-    assert await jobs.rescue(connection, LEASE) == 1
+    assert await jobs.rescue(connection) == 1
     (new,) = await jobs.claim(connection, other, 1, LEASE)
     assert new.id == old.id
     assert await jobs.finish(connection, old, retry_in=None) is Ending.LOST
@@ -314,21 +314,19 @@ async def test_jobs_of_a_silent_worker_are_rescued_and_of_a_live_one_not(connect
     await jobs.claim(connection, silent, 1, LEASE)
     await insert(connection, B)
     await jobs.claim(connection, worker, 1, LEASE)
-    await connection.execute(
-        "UPDATE relaytest.worker SET beat_at = now() - interval '1 min' WHERE id = $1", silent
-    )
     await jobs.beat(connection, worker)
-    assert await jobs.rescue(connection, timedelta(seconds=1)) == 1
+    assert (await jobs.beats(connection)).keys() == {worker, silent}
+    assert await jobs.rescue(connection, [silent]) == 1
     states = [tuple(row) for row in await rows(connection, "host(address), leased")]
     assert states == [(A, False), (B, True)]
 
 
-async def test_nobody_is_thought_dead_for_not_beating_before_the_server_was_up(connection, worker):
+async def test_jobs_of_a_worker_that_is_gone_are_rescued_at_once(connection, worker):
     await insert(connection)
     await jobs.claim(connection, worker, 1, LEASE)
-    await connection.execute("UPDATE relaytest.worker SET beat_at = now() - interval '1 min'")
-    up = await connection.fetchval("SELECT now() - pg_postmaster_start_time()")
-    assert await jobs.rescue(connection, up + timedelta(seconds=30)) == 0
+    assert await jobs.rescue(connection) == 0
+    await jobs.leave_workers(connection, worker)
+    assert await jobs.rescue(connection) == 1
 
 
 async def test_a_job_that_kills_its_workers_comes_back_later_and_later(connection, worker):
@@ -337,7 +335,7 @@ async def test_a_job_that_kills_its_workers_comes_back_later_and_later(connectio
     for _ in range(3):
         await connection.execute("UPDATE relaytest.job SET run_at = now()")
         await jobs.claim(connection, worker, 1, timedelta(seconds=-1))
-        await jobs.rescue(connection, LEASE)
+        await jobs.rescue(connection)
         (row,) = await rows(connection, "extract(epoch FROM run_at - now())::float AS s")
         pauses.append(round(row["s"], -1))
     assert pauses == [0, 10, 20]
@@ -373,7 +371,7 @@ async def join_at(connection, vantage: str) -> int:
     worker = await jobs.join_workers(
         connection, host="host", pid=1, vantage=vantage, version="1", slots=10
     )
-    await jobs.rescue(connection, LEASE)  # which is how a place becomes known
+    await jobs.rescue(connection)  # which is how a place becomes known
     return worker
 
 
@@ -419,12 +417,12 @@ async def test_a_place_that_is_gone_for_a_day_keeps_nothing_back(connection, wor
     there = await join_at(connection, "there")
     await insert(connection, vantage="there")
     await jobs.leave_workers(connection, there)
-    await jobs.rescue(connection, LEASE)
+    await jobs.rescue(connection)
     assert await jobs.claim(connection, worker, 10, LEASE) == []
     await connection.execute(
         "UPDATE relaytest.vantage SET seen_at = now() - interval '25 h' WHERE name = 'there'"
     )
-    await jobs.rescue(connection, LEASE)
+    await jobs.rescue(connection)
     assert len(await jobs.claim(connection, worker, 10, LEASE)) == 1
 
 

@@ -1,6 +1,6 @@
 """Listings: states, audit rows, expiry, rechecks, and what is published."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
 import asyncpg
@@ -12,6 +12,7 @@ from relaytest.store.evidence import Trial
 from relaytest.store.listings import Change
 
 DAY = timedelta(days=1)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A = ip_address("192.0.2.1")
 
 
@@ -23,7 +24,7 @@ async def trial(connection, number=1, address=A, port=25) -> Trial:
         address,
         port,
     )
-    return Trial(number, address, port, (), None, False, "operator")
+    return Trial(number, address, port, (), None, False, "operator", read_at=NOW)
 
 
 async def enter(connection, found: Trial, expire=DAY * 30, recheck=DAY * 7):
@@ -254,7 +255,9 @@ async def test_trials_from_before_the_administrator_took_it_off_count_no_more(co
     await judged(connection, 2, "open", ago=-DAY)
     assert await relayed(connection) == 1
     overruled = [
-        await listings.overruled(connection, Trial(number, A, 25, (), None, True, "operator"))
+        await listings.overruled(
+            connection, Trial(number, A, 25, (), None, True, "operator", read_at=NOW)
+        )
         for number in (1, 2)
     ]
     assert overruled == [True, False]
@@ -271,17 +274,17 @@ async def decided(connection, *, since=DAY, form=None) -> list[int]:
 
 async def test_a_purge_goes_by_when_the_deciding_trial_was_first_found_open(connection):
     await judged(connection, 1, "open", ago=DAY * 2)
-    await enter(connection, Trial(1, A, 25, (), None, True, "operator"))
+    await enter(connection, Trial(1, A, 25, (), None, True, "operator", read_at=NOW))
     await judged(connection, 2, "open", ago=DAY / 2)
     assert await decided(connection) == []
     assert await decided(connection, since=DAY * 3) == [1]
-    await enter(connection, Trial(2, A, 25, (), None, True, "operator"))
+    await enter(connection, Trial(2, A, 25, (), None, True, "operator", read_at=NOW))
     assert await decided(connection) == [2]
 
 
 async def test_a_purge_of_a_form_spares_who_is_proven_by_another(connection):
     await judged(connection, 1, "open")
-    await enter(connection, Trial(1, A, 25, (), None, True, "operator"))
+    await enter(connection, Trial(1, A, 25, (), None, True, "operator", read_at=NOW))
     assert await decided(connection, form="S-EXT/R-PLAIN") == [1]
     assert await decided(connection, form="S-NULL/R-PLAIN") == []
     await connection.execute(
@@ -292,7 +295,7 @@ async def test_a_purge_of_a_form_spares_who_is_proven_by_another(connection):
 
 async def test_a_purge_takes_suspicions_and_not_what_is_off_already(connection):
     await judged(connection, 1, "open")
-    await suspect(connection, Trial(1, A, 25, (), None, True, "operator"))
+    await suspect(connection, Trial(1, A, 25, (), None, True, "operator", read_at=NOW))
     assert await decided(connection) == [1]
     await listings.leave(connection, A, 25, None)
     assert await decided(connection) == []
