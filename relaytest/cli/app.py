@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import admin, check, show
+from relaytest.cli import admin, check, dns_check, show
 from relaytest.cli.common import AsJson, ConfigFile, DataFolder
 from relaytest.cli.common import database as _database
 from relaytest.cli.common import end as _end
@@ -113,6 +113,7 @@ def up(
 
 
 app.command("check")(check.command)
+app.command("dns-check")(dns_check.command)
 admin.register(app)
 
 

@@ -265,6 +265,9 @@ class Publish(Section):
     """The DNS zone."""
 
     zone: HostName = Field("relays.example", description="name of the list")
+    zone_file: bool = Field(
+        default=False, description="write also ZONE.zone, a master file for NSD, Knot or BIND"
+    )
     directory: str = Field("", description="where the zone files go; empty: --data/zone")
     ttl: Duration = Field(
         timedelta(minutes=5), ge=timedelta(seconds=1), description="of entries and negative answers"
@@ -281,7 +284,9 @@ class Publish(Section):
     server: str = Field(
         "", description="address:port of the DNS server to check after each publication"
     )
-    pidfile: str = Field("", description="of the rbldnsd to signal; empty: it polls the files")
+    pidfile: str = Field(
+        "", description="of the DNS server to signal (SIGHUP); empty: it polls the files"
+    )
 
     @field_validator("server")
     @classmethod

@@ -49,6 +49,11 @@ class Apex:
         return tuple(sorted({*CODES, self.code}))
 
     @property
+    def about(self) -> str:
+        """TXT of the zone itself (RFC 5782 section 5)."""
+        return f"{self.zone}: DNS list of tested open relays"
+
+    @property
     def seconds(self) -> int:
         """The TTL as DNS counts it."""
         return int(self.ttl.total_seconds())
@@ -140,7 +145,39 @@ def render_ip6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> 
 
 def render_apex(apex: Apex) -> str:
     """Render an rbldnsd generic file: the TXT of the zone itself (RFC 5782 section 5)."""
-    return f'@ {apex.seconds} TXT "{apex.zone}: DNS list of tested open relays"\n'
+    return f'@ {apex.seconds} TXT "{apex.about}"\n'
+
+
+def render_zone(apex: Apex, serial: int) -> str:
+    """Render what stands before the entries of a master file (RFC 1035 section 5).
+
+    For NSD, Knot, BIND and their secondaries. Owners of entries are relative to the zone.
+
+    Args:
+        apex: The zone.
+        serial: Must have grown since the last one (RFC 1982).
+    """
+    ttl = apex.seconds
+    tests = "".join(
+        f'{owner} A 127.0.0.{code}\n{owner} TXT "Test entry (RFC 5782), no real listing"\n'
+        for code in apex.codes
+        for owner in (
+            f"{code}.0.0.127",
+            query_name(IPv6Address(f"::ffff:127.0.0.{code}"), "").rstrip("."),
+        )
+    )
+    return (
+        f"$ORIGIN {apex.zone}.\n$TTL {ttl}\n"
+        f"@ SOA {apex.nameservers[0]}. {apex.hostmaster}. {serial} 3600 900 1209600 {ttl}\n"
+        + "".join(f"@ 86400 NS {name}.\n" for name in apex.nameservers)
+        + f'@ TXT "{apex.about}"\n{tests}'
+    )
+
+
+def serial_of(head: str) -> int:
+    """Return the serial of a master file of ours, from its first lines; 0 if it has none."""
+    found = re.search(r"^@ SOA \S+ \S+ (\d+) ", head, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def self_test(zone: str, codes: Iterable[int] = CODES) -> Iterator[tuple[str, str | None]]:

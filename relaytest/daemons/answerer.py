@@ -109,7 +109,7 @@ class Answerer:
         return {
             "SOA": [self._soa_text()],
             "NS": [f"{name}." for name in self._apex.nameservers],
-            "TXT": [f'"{self._apex.zone}: DNS list of tested open relays"'],
+            "TXT": [f'"{self._apex.about}"'],
         }
 
     def _soa_text(self) -> str:

@@ -24,17 +24,21 @@ from relaytest.core.zone import (
     render_apex,
     render_ip4,
     render_ip6,
+    render_zone,
     self_test,
+    serial_of,
     zones_of,
 )
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
 from relaytest.net.dns import listed_as
-from relaytest.store import listings
+from relaytest.store import dns_zones, listings
 from relaytest.store.database import Bell, Database
 
 _LONGEST_SLEEP = timedelta(seconds=60)  # between looks at the listings, if no bell rings
+_DECLARE = timedelta(minutes=10)
 _LOOK = timedelta(minutes=1)  # between looks at what DNS answers
+_HEAD = 4096  # characters of a zone file, in which its SOA must be
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = structlog.get_logger("publisher")
@@ -46,11 +50,20 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     Raises:
         OSError: publish.directory cannot be made.
     """
-    publishers = [Publisher(config.publish, database, apex) for apex in zones_of(config)]
+    zones = zones_of(config)
+    publishers = [Publisher(config.publish, database, apex) for apex in zones]
     publishers[0].folder.mkdir(parents=True, exist_ok=True)
-    async with asyncio.TaskGroup() as zones:
+
+    async def declare() -> timedelta:
+        """Tell a DNS server on the database what the zones are."""
+        async with database.transaction() as connection:
+            await dns_zones.write_zones(connection, zones)
+        return _DECLARE
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(forever("publisher", declare, Bell(), stop))
         for publisher in publishers:
-            zones.create_task(_keep(publisher, config, database, stop))
+            group.create_task(_keep(publisher, config, database, stop))
 
 
 async def _keep(publisher: "Publisher", config: Config, database: Database, stop: Stop) -> None:
@@ -69,11 +82,13 @@ class _Draft:
 
     Attributes:
         suffix: Of the file it is to replace.
+        stamped: It has a time in it that grows old.
         entries: How many it has.
     """
 
     def __init__(self, folder: Path, suffix: str, head: str) -> None:
         self.suffix = suffix
+        self.stamped = True
         self.entries = 0
         self._digest = hashlib.sha256()
         self._failure: OSError | None = None
@@ -116,7 +131,9 @@ class _Draft:
 
 
 class Publisher:
-    """Writes ZONE.ip4 and ZONE.ip6 (its entries) and ZONE.apex (what it says of itself).
+    """Writes ZONE.ip4, ZONE.ip6 (its entries), ZONE.apex (what it says of itself) for rbldnsd.
+
+    And ZONE.zone, all of it as a master file, if publish.zone_file says so.
 
     Attributes:
         apex: The zone.
@@ -153,18 +170,40 @@ class Publisher:
             four = begin("ip4", render_ip4(self.apex, stamped_at=now, expire_after=expire_after))
             six = begin("ip6", render_ip6(self.apex, stamped_at=now, expire_after=expire_after))
             apex = begin("apex", render_apex(self.apex))
+            changing = [four, six]
             async with self._database.transaction() as connection:
                 code = self.apex.code
                 four.entries = await listings.export(connection, 4, four.write, code)
                 six.entries = await listings.export(connection, 6, six.write, code)
-            await asyncio.to_thread(self._replace_changed, (four, six), apex, now)
+                if self._publish.zone_file:
+                    serial = await asyncio.to_thread(self._next_serial, now)
+                    whole = begin("zone", render_zone(self.apex, serial))
+                    whole.stamped = False
+                    for version in (4, 6):
+                        whole.entries += await listings.export_records(
+                            connection, version, whole.write, code, self.apex.text
+                        )
+                    changing.append(whole)
+            await asyncio.to_thread(self._replace_changed, changing, apex, now)
+
+    def _next_serial(self, now: datetime) -> int:
+        """Return a serial above that of the published file, whatever the clock says."""
+        file = self.folder / f"{self.apex.zone}.zone"
+        last = 0
+        with contextlib.suppress(FileNotFoundError), file.open(encoding="ascii") as published:
+            last = serial_of(published.read(_HEAD))
+        return max(last + 1, int(now.timestamp()))
 
     def _replace_changed(self, drafts: Sequence[_Draft], apex: _Draft, now: datetime) -> None:
         """Publish drafts that differ from what stands, or all if the stamps grow old."""
-        changed = [one for one in drafts if self._digests.get(one.suffix) != one.digest]
         restamp = now - self._stamped_at > self._publish.expire_after / 4
+        changed = [
+            one
+            for one in drafts
+            if self._digests.get(one.suffix) != one.digest or (restamp and one.stamped)
+        ]
         if restamp:
-            changed = [*drafts, apex]
+            changed.append(apex)
         for draft in changed:
             draft.finish()
         for draft in changed:
@@ -174,7 +213,7 @@ class Publisher:
             self._stamped_at = now
         if changed:
             self._reload()
-            counts = {draft.suffix: draft.entries for draft in drafts}
+            counts = {draft.suffix: draft.entries for draft in drafts if draft.stamped}
             log.info("published", zone=self.apex.zone, **counts)
             self.published.ring()
 

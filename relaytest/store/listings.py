@@ -124,6 +124,17 @@ PUBLISHED6 = """
      WHERE family(address) = 6 AND code = $1 ORDER BY address
 """
 EXPORT = "SELECT host FROM ({query}) AS entry"
+# As a master file: owner and records of each entry, on two lines.
+EXPORT_RECORDS = """
+    SELECT line FROM ({query}) AS entry
+     CROSS JOIN LATERAL (SELECT {owner} AS owner) AS named
+     CROSS JOIN LATERAL (VALUES (owner || ' A 127.0.0.' || $1::text),
+                                (owner || ' TXT "' || $2::text || host || '"')) AS record (line)
+"""
+OWNER4 = """concat_ws('.', split_part(host, '.', 4), split_part(host, '.', 3),
+                           split_part(host, '.', 2), split_part(host, '.', 1))"""
+OWNER6 = r"""regexp_replace(reverse(encode(substring(inet_send(address) FROM 5), 'hex')),
+                            '(.)(?=.)', '\1.', 'g')"""
 CODE = "SELECT code FROM relaytest.listing_current WHERE address = $1 AND code = $2 LIMIT 1"
 
 
@@ -313,6 +324,29 @@ async def export(
 
     done: str = await connection.copy_from_query(query, code, output=take)
     return int(done.rpartition(" ")[2])
+
+
+async def export_records(
+    connection: Connection, version: int, write: Callable[[bytes], object], code: int, text: str
+) -> int:
+    """Stream the published addresses of one IP version as a master file; return the count.
+
+    Args:
+        connection: See `export`.
+        version: 4 or 6.
+        write: Gets the octets.
+        code: Last octet of the A records.
+        text: Of the TXT records, before the address; without quotes and backslashes.
+    """
+    query = PUBLISHED4 if version == 4 else PUBLISHED6
+    owner = OWNER4 if version == 4 else OWNER6
+    query = EXPORT_RECORDS.format(query=query.replace("$1", "$1::integer"), owner=owner)
+
+    async def take(data: bytes) -> None:
+        write(data)
+
+    done: str = await connection.copy_from_query(query, code, text, output=take)
+    return int(done.rpartition(" ")[2]) // 2
 
 
 async def code_of(connection: Connection, address: Address, code: int = 2) -> int | None:

@@ -13,10 +13,12 @@ from relaytest.core.errors import ClusterError
 from tests.bench import (
     accuracy,
     battery,
+    caps,
     claiming,
     delay,
     mix,
     queueing,
+    queues,
     receiving,
     servers,
     sessions,
@@ -32,6 +34,8 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "sessions": sessions.run,
     "claim": claiming.run,
     "queue": queueing.run,
+    "queues": queues.run,
+    "caps": caps.run,
     "sink": receiving.run,
 }
 

@@ -1,5 +1,6 @@
 """The list as DNS data: what rbldnsd reads, and what the built-in answerer says."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from relaytest.core.config import Publish
 from relaytest.core.zone import (
     CODES,
+    OUTPUT,
     Absence,
     Apex,
     Entry,
@@ -21,7 +23,9 @@ from relaytest.core.zone import (
     render_apex,
     render_ip4,
     render_ip6,
+    render_zone,
     self_test,
+    serial_of,
 )
 
 ZONE = "relays.example"
@@ -314,3 +318,31 @@ def test_the_answerer_passes_its_own_test():
     said = [answer(name.removesuffix(f".{ZONE}"), APEX, listed) for name, _ in self_test(ZONE)]
     found = [f"127.0.0.{one.code}" if isinstance(one, Entry) else None for one in said]
     assert found == [expected for _, expected in self_test(ZONE)]
+
+
+# --- the master file
+
+
+def test_the_head_of_a_master_file_has_what_the_zone_says_of_itself():
+    apex = replace(APEX, code=OUTPUT)
+    assert render_zone(apex, 42).splitlines() == [
+        f"$ORIGIN {apex.zone}.",
+        f"$TTL {apex.seconds}",
+        f"@ SOA {apex.nameservers[0]}. {apex.hostmaster}. 42 3600 900 1209600 {apex.seconds}",
+        *(f"@ 86400 NS {name}." for name in apex.nameservers),
+        f'@ TXT "{apex.zone}: DNS list of tested open relays"',
+        *(
+            line
+            for code in (2, 3)
+            for owner in (f"{code}.0.0.127", f"{code}.0.0.0.0.0.f.7.f.f.f.f{'.0' * 20}")
+            for line in (
+                f"{owner} A 127.0.0.{code}",
+                f'{owner} TXT "Test entry (RFC 5782), no real listing"',
+            )
+        ),
+    ]
+
+
+def test_the_serial_is_read_from_the_head():
+    assert serial_of(render_zone(APEX, 4294967295)) == 4294967295
+    assert serial_of("") == serial_of("@ SOA only half a li") == 0

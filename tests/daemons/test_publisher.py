@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from relaytest.core.config import split_endpoint
-from relaytest.core.zone import query_name, self_test, zones_of
+from relaytest.core.zone import query_name, self_test, serial_of, zones_of
 from relaytest.daemons import answerer, publisher
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.publisher import Publisher, failing_tests
@@ -99,6 +99,57 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 def drafts(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if file.name.startswith(".")]
+
+
+# --- the master file
+
+
+def serial(folder: Path) -> int:
+    return serial_of((folder / f"{ZONE}.zone").read_text())
+
+
+async def test_a_master_file_has_both_records_of_each_entry(make, folder, connection):
+    await put_on(connection, "192.0.2.10", "2001:db8::1")
+    await make(zone_file=True, lookup_url="https://lookup.example/").publish()
+    text = "Open relay, tested and confirmed; see https://lookup.example/"
+    six = "1" + ".0" * 23 + ".8.b.d.0.1.0.0.2"
+    assert lines(folder, "zone")[-4:] == [
+        "10.2.0.192 A 127.0.0.2",
+        f'10.2.0.192 TXT "{text}192.0.2.10"',
+        f"{six} A 127.0.0.2",
+        f'{six} TXT "{text}2001:db8::1"',
+    ]
+
+
+async def test_without_the_option_there_is_no_master_file(make, folder):
+    await make().publish()
+    assert not (folder / f"{ZONE}.zone").exists()
+
+
+async def test_the_serial_grows_with_each_change_and_with_nothing_else(
+    make, folder, connection, clock
+):
+    publishing = make(zone_file=True)
+    await publishing.publish()
+    first = serial(folder)
+    assert first == int(NOW.timestamp())
+    clock(NOW + timedelta(days=3))  # the other files get a new stamp
+    await publishing.publish()
+    assert serial(folder) == first
+    await put_on(connection, "192.0.2.10")
+    await publishing.publish()
+    assert serial(folder) == first + timedelta(days=3).total_seconds()
+
+
+async def test_the_serial_grows_over_a_restart_though_the_clock_was_put_back(
+    make, folder, connection, clock
+):
+    await make(zone_file=True).publish()
+    first = serial(folder)
+    clock(NOW - timedelta(days=300))
+    await put_on(connection, "192.0.2.10")
+    await make(zone_file=True).publish()
+    assert serial(folder) == first + 1
 
 
 # --- what is in the files

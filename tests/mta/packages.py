@@ -135,6 +135,14 @@ RECIPES = {
         obstacle=jail_obstacle,
     ),
     "rbldnsd": Recipe(packages=("rbldnsd",), program="usr/sbin/rbldnsd"),
+    "nsd": Recipe(packages=("nsd",), program="usr/sbin/nsd"),
+    "pdns": Recipe(
+        packages=("pdns-server", "pdns-backend-pgsql"),
+        program="usr/sbin/pdns_server",
+        others=(f"usr/lib/{os.uname().machine}-linux-gnu/pdns/libgpgsqlbackend.so",),
+    ),
+    "unbound": Recipe(packages=("unbound",), program="usr/sbin/unbound"),
+    "dnsperf": Recipe(packages=("dnsperf",), program="usr/bin/dnsperf"),
     "pgbouncer": Recipe(packages=("pgbouncer",), program="usr/sbin/pgbouncer"),
     "nmap": Recipe(
         packages=("nmap", "nmap-common"),

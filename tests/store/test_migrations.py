@@ -2,13 +2,16 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
+from ipaddress import ip_address
 
 import asyncpg
 import pytest
 
 from relaytest.core.errors import SchemaError
-from relaytest.store import migrations
+from relaytest.store import evidence, jobs, migrations, pages
 from relaytest.store.cluster import Cluster
+from relaytest.store.jobs import Ending
 from relaytest.store.migrations import Migration, shipped, status, upgrade_one
 
 EXTRA = Migration(len(shipped()) + 1, "9999_extra", "CREATE TABLE relaytest.extra (x integer)")
@@ -80,6 +83,65 @@ async def test_a_migration_changed_after_it_was_applied_is_refused(connection):
     first, *rest = shipped()
     with pytest.raises(SchemaError, match=f"{first.name} was changed"):
         await status(connection, (replace(first, text=first.text + "-- x"), *rest))
+
+
+# What a working system had when the listing was there, the first schema of any use.
+FILL = """
+    INSERT INTO relaytest.scope_network VALUES ('192.0.2.0/24', 'allow', 'a test');
+    INSERT INTO relaytest.retest (target, reason, note)
+    VALUES ('192.0.2.1', 'nominated', 'n'), ('192.0.2.2', 'recheck', NULL);
+    INSERT INTO relaytest.trial
+        (id, job, address, port, reason, requester, forms, visits, probed_at, ended)
+    VALUES (nextval('relaytest.trial_id'), 1, '192.0.2.1', 25, 'nominated', 'x', '{257}', 1, now(),
+            true),
+           (nextval('relaytest.trial_id'), 2, '192.0.2.2', 25, 'recheck', 'x', '{}', 0, NULL,
+            false);
+    INSERT INTO relaytest.session
+        (trial, visit, purpose, started_at, seconds, ended, at, ours, octets)
+    VALUES (1, 1, 'scout', now(), 1, 'complete', '{0.1}', '{f}', ARRAY['220 hello'::bytea]);
+    INSERT INTO relaytest.outcome (session, trial, visit, form, step, code)
+    VALUES (1, 1, 1, 257, 'end-of-data', 250);
+    INSERT INTO relaytest.receipt
+        (trial, form, mailbox, peer, helo, reverse_path, forward_path, message, size)
+    VALUES (1, 257, 'forward', '192.0.2.1', 'h', '', 'f', 'Subject: x', 10);
+    INSERT INTO relaytest.verdict
+        (trial, address, port, verdict, reason, confidence, explanation, forms)
+    VALUES (1, '192.0.2.1', 25, 'open', 'relayed', 'high', 'Came back.', '{S-PLAIN/R-PLAIN}');
+    INSERT INTO relaytest.listing (address, port, state, trial, listed_at, expires_at, recheck_at)
+    VALUES ('192.0.2.1', 25, 'listed', 1, now(), now() + interval '1 day', now());
+"""
+COUNTS = """
+    SELECT table_name,
+           (xpath('/row/n/text()', query_to_xml(
+               format('SELECT count(*) AS n FROM relaytest.%I', table_name), false, true, ''
+           )))[1]::text::int
+      FROM information_schema.tables
+     WHERE table_schema = 'relaytest' AND table_type = 'BASE TABLE'
+"""
+
+
+@pytest.mark.parametrize("version", range(3, len(shipped())))
+async def test_a_database_with_data_is_upgraded_and_nothing_is_lost(empty, version):
+    await upgrade(empty, shipped()[:version])
+    connection = await asyncpg.connect(empty)
+    await connection.execute(FILL)
+    before = {row[0]: row[1] for row in await connection.fetch(COUNTS)}
+    await upgrade(empty)
+    after = {row[0]: row[1] for row in await connection.fetch(COUNTS)}
+    filled = {table for table, rows in before.items() if rows} - {"schema_version", "scope_network"}
+    assert {table: after[table] for table in filled} == {table: before[table] for table in filled}
+    assert {"job", "trial", "session", "outcome", "receipt", "verdict", "listing"} <= filled
+    standing = await pages.standing_of(connection, ip_address("192.0.2.1"))
+    assert [row["trial"] for row in standing.listings] == [1]
+    worker = await jobs.join_workers(
+        connection, host="h", pid=1, vantage="default", version="1", slots=1
+    )
+    claimed = await jobs.claim(connection, worker, 10, timedelta(minutes=1))
+    assert {str(job.address) for job in claimed} == {"192.0.2.1", "192.0.2.2"}
+    for job in claimed:
+        assert await jobs.finish(connection, job, retry_in=None) is Ending.ENDED
+    assert await evidence.trial_of(connection, 1) is not None
+    await connection.close()
 
 
 def test_a_folder_without_migrations_is_refused(monkeypatch, tmp_path):

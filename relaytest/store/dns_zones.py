@@ -1,0 +1,36 @@
+"""What the zones say of themselves, for a DNS server on the database (sql/0011_dns.sql)."""
+
+from collections.abc import Sequence
+
+from relaytest.core.zone import Apex
+from relaytest.store.database import Connection
+
+WRITE = """
+    INSERT INTO relaytest.dns_zone AS z
+        (zone, nameservers, hostmaster, ttl, about, entry, code, codes)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    ON CONFLICT (zone) DO UPDATE SET
+        nameservers = excluded.nameservers, hostmaster = excluded.hostmaster, ttl = excluded.ttl,
+        about = excluded.about, entry = excluded.entry, code = excluded.code, codes = excluded.codes
+     WHERE (z.nameservers, z.hostmaster, z.ttl, z.about, z.entry, z.code, z.codes)
+           IS DISTINCT FROM (excluded.nameservers, excluded.hostmaster, excluded.ttl,
+                             excluded.about, excluded.entry, excluded.code, excluded.codes)
+"""
+DROP = "DELETE FROM relaytest.dns_zone WHERE zone <> ALL ($1::text[])"
+
+
+async def write_zones(connection: Connection, zones: Sequence[Apex]) -> None:
+    """Let the database serve these zones, and no others."""
+    await connection.execute(DROP, [apex.zone for apex in zones])
+    for apex in zones:
+        await connection.execute(
+            WRITE,
+            apex.zone,
+            apex.nameservers,
+            apex.hostmaster,
+            apex.seconds,
+            apex.about,
+            apex.text,
+            apex.code,
+            apex.codes,
+        )
