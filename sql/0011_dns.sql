@@ -93,6 +93,19 @@ COMMENT ON FUNCTION relaytest.dns_records IS 'All records of one name, for Power
 
 REVOKE EXECUTE ON FUNCTION relaytest.dns_zones(), relaytest.dns_records(text) FROM PUBLIC;
 
+-- What a person orders of the publisher, with his reason: to publish though it looks like an
+-- accident, to end the list (RFC 6471 section 3.4), or to begin it again.
+CREATE TABLE relaytest.publication_order (
+    id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    zone    text        NOT NULL,
+    kind    text        NOT NULL CHECK (kind IN ('force', 'shut', 'reopen')),
+    why     text        NOT NULL CHECK (length(btrim(why)) BETWEEN 1 AND 2000),
+    actor   text        NOT NULL DEFAULT session_user,
+    at      timestamptz NOT NULL DEFAULT now(),
+    done_at timestamptz                         -- published so
+);
+CREATE INDEX publication_order_zone ON relaytest.publication_order (zone, id DESC);
+
 -- The rights of later migrations belong to what a superuser may run again, too.
 ALTER FUNCTION relaytest.grant_roles() RENAME TO grant_first_roles;
 CREATE FUNCTION relaytest.grant_roles() RETURNS void
@@ -111,6 +124,9 @@ BEGIN
     GRANT EXECUTE ON FUNCTION relaytest.forget_evidence(interval, integer),
         relaytest.forget_trials(interval, integer) TO relaytest_scheduler;
     GRANT SELECT, INSERT, UPDATE, DELETE ON relaytest.dns_zone TO relaytest_publisher;
+    GRANT SELECT, UPDATE (done_at) ON relaytest.publication_order TO relaytest_publisher;
+    GRANT SELECT ON relaytest.scope_network TO relaytest_publisher;
+    GRANT SELECT ON relaytest.publication_order TO relaytest_read;
 END $$;
 COMMENT ON FUNCTION relaytest.grant_roles IS
     'Makes the roles relaytest_* and grants them what they need; needs CREATEROLE. May be run again';

@@ -22,6 +22,9 @@ from tests.mta.process import fresh_address, fresh_port
 T = TypeVar("T")
 DAEMONS = (worker.run, sink.run, scheduler.run, publisher.run)
 SINK_DOMAIN = "sink.example"
+# Networks that nobody has, for lists that are only looked at.
+NOBODYS = ["10.0.0.0/8", "192.0.2.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"]
+NOBODYS += ["2001:db8::/32", "fe80::/10"]
 _LONGEST = 60.0  # seconds to wait for something that must come
 
 

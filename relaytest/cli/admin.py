@@ -1,6 +1,5 @@
 """The administrator's hand: exclude, include, delist, purge, nominate."""
 
-import getpass
 import json
 import sys
 from collections.abc import Callable
@@ -13,7 +12,17 @@ import typer
 from rich.console import Console
 
 from relaytest.cli import show
-from relaytest.cli.common import AsJson, ConfigFile, DataFolder, database, end, transaction
+from relaytest.cli.common import (
+    AsJson,
+    ConfigFile,
+    DataFolder,
+    Why,
+    actor,
+    database,
+    end,
+    reason_of,
+    transaction,
+)
 from relaytest.cli.running import require_schema
 from relaytest.cli.settings import load
 from relaytest.core.config import Config
@@ -29,11 +38,9 @@ from relaytest.store import exclusions, jobs, keys, listings, nominations
 from relaytest.store.database import Connection
 from relaytest.store.listings import Standing
 
-_LONGEST_WHY = 2000  # characters; the reason is shown to the public
 _T = TypeVar("_T")
 _AT_ONCE = 500  # listings in one transaction of a purge
 
-Why = Annotated[str, typer.Option("--why", help="The reason; it stands in the history.")]
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Only this one; else all.")]
 
 
@@ -64,7 +71,7 @@ def exclude(
         end(_list_exclusions(load(config), data, as_json=as_json))
     if not network:
         raise typer.BadParameter("no network given; --list prints what is excluded")
-    wanted, reason = _network(network), _reason(why)
+    wanted, reason = _network(network), reason_of(why)
     if is_wide(wanted) and not yes:
         raise typer.BadParameter(
             f"{wanted} is wider than /{'16' if wanted.version == 4 else '32'}: add --yes if that "
@@ -75,7 +82,7 @@ def exclude(
     async def work(settings: Config) -> int:
         async with transaction(settings, data, "exclude") as connection:
             replaced = await exclusions.exclude(
-                connection, wanted, why=reason, actor=_actor(), until=moment
+                connection, wanted, why=reason, actor=actor(), until=moment
             )
         told = {"network": str(wanted), "why": reason, "until": moment, "replaced": replaced}
         ending = f" until {show.time(moment)}" if moment else ""
@@ -100,11 +107,11 @@ def include(
     as_json: AsJson = False,
 ) -> None:
     """End the exclusion of a network: it may be tested again."""
-    wanted, reason = _network(network), _reason(why)
+    wanted, reason = _network(network), reason_of(why)
 
     async def work(settings: Config) -> int:
         async with transaction(settings, data, "include") as connection:
-            if not await exclusions.include(connection, wanted, why=reason, actor=_actor()):
+            if not await exclusions.include(connection, wanted, why=reason, actor=actor()):
                 raise await _not_excluded(connection, wanted)
         told = {"network": str(wanted), "why": reason}
         print(show.as_json(told) if as_json else f"{wanted} may be tested again")
@@ -130,7 +137,7 @@ def delist(
     as_json: AsJson = False,
 ) -> None:
     """Take an address off the list by hand. The next trial that relays lists it again."""
-    parsed, reason = _address(address), _reason(why)
+    parsed, reason = _address(address), reason_of(why)
 
     async def work(settings: Config) -> int:
         async with transaction(settings, data, "delist") as connection:
@@ -140,7 +147,7 @@ def delist(
                 raise _not_listed(parsed, port, standing)
             ledger = Ledger(settings.listing)
             for one in wanted:
-                await ledger.take_off(connection, one, Event.DELISTED, reason, _actor())
+                await ledger.take_off(connection, one, Event.DELISTED, reason, actor())
         rows = [{"address": parsed, "port": one.port, "was": one.state.value} for one in wanted]
         _print(rows, "{address} port {port}: was {was}, is unlisted", as_json=as_json)
         return 0
@@ -184,7 +191,7 @@ def purge(
     settings = load(config)
     if form and form not in {one.id for one in shipped.battery_of(settings).forms}:
         raise typer.BadParameter(f"no such form: {form}; see `relaytest battery`")
-    mistake = _Mistake(_past(since), form or None, _reason(why), dry_run)
+    mistake = _Mistake(_past(since), form or None, reason_of(why), dry_run)
 
     async def work() -> int:
         rows: list[dict[str, Any]] = []
@@ -215,7 +222,7 @@ async def _purge_some(
             "trial": one.trial,
         }
         if not mistake.dry_run:
-            await ledger.take_off(connection, one, Event.PURGED, mistake.why, _actor())
+            await ledger.take_off(connection, one, Event.PURGED, mistake.why, actor())
             row |= await _test_anew(connection, one, mistake.why)
         rows.append(row)
     return rows
@@ -226,7 +233,7 @@ async def _test_anew(connection: Connection, one: Standing, why: str) -> dict[st
         str(one.address),
         "operator",
         port=one.port,
-        requester=_actor(),
+        requester=actor(),
         note=f"purged: {why}"[:2000],
     )
     try:
@@ -285,7 +292,7 @@ def nominate(
 
 def _request(address: Address, port: int, nomination: int) -> jobs.Request:
     note = f"sample {nomination}"
-    return jobs.Request(str(address), "nominated", port=port, requester=_actor(), note=note)
+    return jobs.Request(str(address), "nominated", port=port, requester=actor(), note=note)
 
 
 def _read(file: Path) -> bytes:
@@ -305,24 +312,6 @@ def _print(rows: list[dict[str, Any]], line: str, *, as_json: bool) -> None:
         return
     for row in rows:
         print(line.format(**row))
-
-
-def _actor() -> str:
-    """Who is at the keyboard, for the history."""
-    try:
-        return getpass.getuser()[:200]
-    except (KeyError, OSError):  # a user without a name
-        return "unknown user"
-
-
-def _reason(why: str) -> str:
-    if not why.strip():
-        raise typer.BadParameter("--why TEXT is needed: every change has its reason in the history")
-    if len(why) > _LONGEST_WHY or not why.isprintable():
-        raise typer.BadParameter(
-            f"--why must be one line of at most {_LONGEST_WHY} printable characters"
-        )
-    return why.strip()
 
 
 def _parsed(parse: Callable[[str], _T], text: str) -> _T:

@@ -1,5 +1,6 @@
 """What the commands have in common: their options, and the way to the database."""
 
+import getpass
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +15,15 @@ from relaytest.core.errors import DatabaseAwayError
 from relaytest.store.cluster import Cluster
 from relaytest.store.database import Connection, Database
 
+_LONGEST_WHY = 2000  # characters; the reason is shown to the public
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="TOML file; else $RELAYTEST_CONFIG, else /etc.")
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Folder of `up`; else $RELAYTEST_DATA.")
 ]
+Why = Annotated[str, typer.Option("--why", help="The reason; it stands in the history.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -49,3 +53,22 @@ async def transaction(config: Config, data: Path | None, program: str) -> AsyncI
         await require_schema(opened)
         async with opened.transaction() as connection:
             yield connection
+
+
+def actor() -> str:
+    """Who is at the keyboard, for the history."""
+    try:
+        return getpass.getuser()[:200]
+    except (KeyError, OSError):  # a user without a name
+        return "unknown user"
+
+
+def reason_of(why: str) -> str:
+    """Return the reason that was given on the command line; refuse none."""
+    if not why.strip():
+        raise typer.BadParameter("--why TEXT is needed: every change has its reason in the history")
+    if len(why) > _LONGEST_WHY or not why.isprintable():
+        raise typer.BadParameter(
+            f"--why must be one line of at most {_LONGEST_WHY} printable characters"
+        )
+    return why.strip()

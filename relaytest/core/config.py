@@ -50,9 +50,7 @@ class Database(Section):
     """Where PostgreSQL is."""
 
     dsn: str = Field("", description="PostgreSQL to use; empty: the private one under --data")
-    pooled: bool = Field(
-        default=False, description="dsn leads to a pooler of transactions, such as PgBouncer"
-    )
+    pooled: bool = Field(default=False, description="dsn leads to a PgBouncer of transactions")
     listen_dsn: str = Field(
         "", description="PostgreSQL itself if pooled; empty: look for changes every second"
     )
@@ -265,9 +263,7 @@ class Publish(Section):
     """The DNS zone."""
 
     zone: HostName = Field("relays.example", description="name of the list")
-    zone_file: bool = Field(
-        default=False, description="write also ZONE.zone, a master file for NSD, Knot or BIND"
-    )
+    zone_file: bool = Field(default=False, description="also ZONE.zone, for NSD, Knot or BIND")
     directory: str = Field("", description="where the zone files go; empty: --data/zone")
     ttl: Duration = Field(
         timedelta(minutes=5), ge=timedelta(seconds=1), description="of entries and negative answers"
@@ -281,6 +277,9 @@ class Publish(Section):
         timedelta(days=7), description="rbldnsd refuses files that were not renewed for so long"
     )
     debounce: Duration = Field(timedelta(seconds=1), description="gather changes for so long")
+    largest_change: float = Field(
+        0.5, gt=0, le=1, description="share of the entries that may change at once; 1: all"
+    )
     server: str = Field(
         "", description="address:port of the DNS server to check after each publication"
     )

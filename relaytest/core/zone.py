@@ -34,6 +34,7 @@ class Apex:
         ttl: Of entries, of the SOA and of negative answers (RFC 2308 section 3).
         text: TXT of an entry; the address is appended.
         code: Last octet of the A records of its entries.
+        shut: The list is at its end: empty, without test entries (RFC 6471 section 3.4).
     """
 
     zone: str
@@ -42,11 +43,12 @@ class Apex:
     ttl: timedelta
     text: str
     code: int = OPEN_RELAY
+    shut: bool = False
 
     @property
     def codes(self) -> tuple[int, ...]:
         """Those with a test entry: 127.0.0.2 in every list, and its own (RFC 5782 section 5)."""
-        return tuple(sorted({*CODES, self.code}))
+        return () if self.shut else tuple(sorted({*CODES, self.code}))
 
     @property
     def about(self) -> str:
@@ -248,7 +250,7 @@ def answer(labels: str, apex: Apex, listed: Callable[[Address], int | None]) -> 
         return question
     if question in _TEST_NETWORK and (code := int(question) & 255) in apex.codes:
         return Entry(code, "Test entry (RFC 5782), no real listing")
-    found = None if question == _NEVER_LISTED else listed(question)
+    found = None if apex.shut or question == _NEVER_LISTED else listed(question)
     if found is None:
         # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
         return Absence.DATA if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Absence.NAME

@@ -5,6 +5,8 @@ the database, so a listing is visible at once; and every name on the way to an e
 strict QNAME minimisation wants it (RFC 9156).
 """
 
+from dataclasses import replace
+
 import dns.flags
 import dns.message
 import dns.name
@@ -19,7 +21,7 @@ from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.zone import Absence, Apex, Entry, answer, parse_question, zones_of
 from relaytest.daemons.loop import Stop
 from relaytest.net.dns_server import serve_dns
-from relaytest.store import listings
+from relaytest.store import listings, publications
 from relaytest.store.database import Database
 
 log = structlog.get_logger("answerer")
@@ -83,11 +85,13 @@ class Answerer:
     async def _find(self, name: dns.name.Name) -> Entry | Absence:
         labels = name.relativize(self._origin).to_text().lower()
         question = parse_question(labels)
-        code = None
+        apex, code = self._apex, None
         if not isinstance(question, Absence):
             async with self._database.transaction() as connection:
-                code = await listings.code_of(connection, question, self._apex.code)
-        return answer(labels, self._apex, lambda _: code)
+                code = await listings.code_of(connection, question, apex.code)
+                orders = await publications.orders_of(connection, apex.zone)
+                apex = replace(apex, shut=orders.shut)
+        return answer(labels, apex, lambda _: code)
 
     def _add(
         self,

@@ -1,17 +1,15 @@
-"""The publisher: writes the zone for rbldnsd, and looks whether DNS answers it.
+"""The publisher: writes the zone for DNS servers, and looks whether they answer it.
 
-A file is written beside the old one, synced, and renamed over it, so that a reader never sees
-half a zone and a crash leaves the last good one. Equal content is not written again, except in
-time to renew its $TIMESTAMP.
+Equal content is not written again, except in time to renew its $TIMESTAMP. What looks like an
+accident is not published: the last files stay, until a person says that it is meant.
 """
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
-import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,19 +24,25 @@ from relaytest.core.zone import (
     render_ip6,
     render_zone,
     self_test,
-    serial_of,
     zones_of,
 )
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
+from relaytest.daemons.zone_files import (
+    Draft,
+    changed_entries,
+    count_entries,
+    next_serial,
+    replace_file,
+)
 from relaytest.net.dns import listed_as
-from relaytest.store import dns_zones, listings
-from relaytest.store.database import Bell, Database
+from relaytest.store import dns_zones, listings, publications
+from relaytest.store.database import Bell, Connection, Database
 
 _LONGEST_SLEEP = timedelta(seconds=60)  # between looks at the listings, if no bell rings
 _DECLARE = timedelta(minutes=10)
 _LOOK = timedelta(minutes=1)  # between looks at what DNS answers
-_HEAD = 4096  # characters of a zone file, in which its SOA must be
+_FEW = 100  # entries that may always change at once
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 log = structlog.get_logger("publisher")
@@ -50,18 +54,19 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     Raises:
         OSError: publish.directory cannot be made.
     """
-    zones = zones_of(config)
-    publishers = [Publisher(config.publish, database, apex) for apex in zones]
+    publishers = [Publisher(config.publish, database, apex) for apex in zones_of(config)]
     publishers[0].folder.mkdir(parents=True, exist_ok=True)
+    orders = Bell()
 
     async def declare() -> timedelta:
         """Tell a DNS server on the database what the zones are."""
         async with database.transaction() as connection:
+            zones = [await publisher.heed(connection) for publisher in publishers]
             await dns_zones.write_zones(connection, zones)
         return _DECLARE
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(forever("publisher", declare, Bell(), stop))
+        group.create_task(forever("publisher", declare, orders, stop))
         for publisher in publishers:
             group.create_task(_keep(publisher, config, database, stop))
 
@@ -73,61 +78,12 @@ async def _keep(publisher: "Publisher", config: Config, database: Database, stop
         async with asyncio.TaskGroup() as loops:
             loops.create_task(forever("publisher", publisher.publish, publisher.bell, stop))
             if config.publish.server:
-                loops.create_task(_look(config, publisher.apex, publisher.published, stop))
+                loops.create_task(_look(config, publisher, stop))
         ears.cancel()
 
 
-class _Draft:
-    """A file that is being written beside the published one.
-
-    Attributes:
-        suffix: Of the file it is to replace.
-        stamped: It has a time in it that grows old.
-        entries: How many it has.
-    """
-
-    def __init__(self, folder: Path, suffix: str, head: str) -> None:
-        self.suffix = suffix
-        self.stamped = True
-        self.entries = 0
-        self._digest = hashlib.sha256()
-        self._failure: OSError | None = None
-        self._file = tempfile.NamedTemporaryFile(dir=folder, prefix=".draft-", delete=False)  # noqa: SIM115 - closed by `close`
-        self.path = Path(self._file.name)
-        self._file.write(head.encode())
-
-    def write(self, entries: bytes) -> None:
-        """Append entries; what goes wrong comes out at `finish`.
-
-        An error in the midst of a COPY would break the connection to the database, too.
-        """
-        self._digest.update(entries)
-        if self._failure is None:
-            try:
-                self._file.write(entries)
-            except OSError as error:
-                self._failure = error
-
-    @property
-    def digest(self) -> str:
-        """Of the entries, without the head, which changes with time."""
-        return self._digest.hexdigest()
-
-    def finish(self) -> None:
-        """Let the system have all octets.
-
-        Raises:
-            OSError: The disk did not take them, now or earlier.
-        """
-        if self._failure is not None:
-            raise self._failure
-        self._file.close()
-
-    def discard(self) -> None:
-        """Remove what was not published."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        self.path.unlink(missing_ok=True)
+class _UnlikelyError(Exception):
+    """What would be published looks like an accident."""
 
 
 class Publisher:
@@ -148,6 +104,7 @@ class Publisher:
         self._database = database
         self._digests: dict[str, str] = {}
         self._stamped_at = _NEVER
+        self._orders = publications.Orders(0, shut=False)
 
     async def publish(self) -> timedelta:
         """Write what changed; return how long to sleep."""
@@ -156,14 +113,46 @@ class Publisher:
             await self._publish_drafts()
         except OSError as error:  # a full disk, say
             log.error("zone not written; the last one stays", error=str(error))
+        except _UnlikelyError as error:
+            log.error(
+                "zone not published; the last one stays",
+                zone=self.apex.zone,
+                why=str(error),
+                advice="if it is meant: relaytest publish --force --why TEXT",
+            )
         return _LONGEST_SLEEP
 
+    async def heed(self, connection: Connection) -> Apex:
+        """Look what is ordered; return what the zone is by now."""
+        self._orders = await publications.orders_of(connection, self.apex.zone)
+        self.apex = replace(self.apex, shut=self._orders.shut)
+        return self.apex
+
     async def _publish_drafts(self) -> None:
+        """Publish.
+
+        Raises:
+            OSError: The disk does not take it.
+            _UnlikelyError: It looks like an accident, and nobody ordered it.
+        """
+        async with self._database.transaction() as connection:
+            await self.heed(connection)
+            if not self.apex.shut and (
+                why := await publications.obstacle(connection, self.apex.code)
+            ):
+                raise _UnlikelyError(why)
+            await dns_zones.write_zone(connection, self.apex)
+        await self._write()
+        if self._orders.pending:
+            async with self._database.transaction() as connection:
+                await publications.carried_out(connection, self.apex.zone, self._orders.pending)
+
+    async def _write(self) -> None:
         now, expire_after = utcnow(), self._publish.expire_after
         with contextlib.ExitStack() as drafts:
 
-            def begin(suffix: str, head: str) -> _Draft:
-                draft = _Draft(self.folder, suffix, head)
+            def begin(suffix: str, head: str) -> Draft:
+                draft = Draft(self.folder, suffix, head)
                 drafts.callback(draft.discard)
                 return draft
 
@@ -171,43 +160,62 @@ class Publisher:
             six = begin("ip6", render_ip6(self.apex, stamped_at=now, expire_after=expire_after))
             apex = begin("apex", render_apex(self.apex))
             changing = [four, six]
-            async with self._database.transaction() as connection:
-                code = self.apex.code
-                four.entries = await listings.export(connection, 4, four.write, code)
-                six.entries = await listings.export(connection, 6, six.write, code)
-                if self._publish.zone_file:
-                    serial = await asyncio.to_thread(self._next_serial, now)
-                    whole = begin("zone", render_zone(self.apex, serial))
-                    whole.stamped = False
-                    for version in (4, 6):
-                        whole.entries += await listings.export_records(
-                            connection, version, whole.write, code, self.apex.text
-                        )
-                    changing.append(whole)
+            if self._publish.zone_file:
+                serial = await asyncio.to_thread(next_serial, self._file("zone"), now)
+                changing.append(begin("zone", render_zone(self.apex, serial)))
+                changing[-1].stamped = False
+            if not self.apex.shut:
+                async with self._database.transaction() as connection:
+                    await self._export(connection, changing)
             await asyncio.to_thread(self._replace_changed, changing, apex, now)
 
-    def _next_serial(self, now: datetime) -> int:
-        """Return a serial above that of the published file, whatever the clock says."""
-        file = self.folder / f"{self.apex.zone}.zone"
-        last = 0
-        with contextlib.suppress(FileNotFoundError), file.open(encoding="ascii") as published:
-            last = serial_of(published.read(_HEAD))
-        return max(last + 1, int(now.timestamp()))
+    async def _export(self, connection: Connection, drafts: Sequence[Draft]) -> None:
+        """Fill the drafts with what is listed."""
+        code = self.apex.code
+        four, six, *master = drafts
+        four.entries = await listings.export(connection, 4, four.write, code)
+        six.entries = await listings.export(connection, 6, six.write, code)
+        for draft in master:
+            for version in (4, 6):
+                draft.entries += await listings.export_records(
+                    connection, version, draft.write, code, self.apex.text
+                )
 
-    def _replace_changed(self, drafts: Sequence[_Draft], apex: _Draft, now: datetime) -> None:
+    def _refuse_the_unlikely(self, drafts: Sequence[Draft]) -> None:
+        """Compare with what is published, unless a person ordered it."""
+        if self._orders.pending:
+            return
+        for draft in drafts:
+            file = self._file(draft.suffix)
+            there = count_entries(file) if draft.suffix in {"ip4", "ip6"} else 0
+            if not there:
+                continue
+            most = max(_FEW, int(there * self._publish.largest_change))
+            if self._publish.largest_change < 1 and changed_entries(file, draft.path, most) > most:
+                raise _UnlikelyError(
+                    f"more than {most} of {there} entries of {file.name} would change at once "
+                    "(publish.largest_change)"
+                )
+
+    def _file(self, suffix: str) -> Path:
+        return self.folder / f"{self.apex.zone}.{suffix}"
+
+    def _replace_changed(self, drafts: Sequence[Draft], apex: Draft, now: datetime) -> None:
         """Publish drafts that differ from what stands, or all if the stamps grow old."""
-        restamp = now - self._stamped_at > self._publish.expire_after / 4
+        ordered = bool(self._orders.pending)  # the heads may differ, too
+        restamp = ordered or now - self._stamped_at > self._publish.expire_after / 4
         changed = [
             one
             for one in drafts
-            if self._digests.get(one.suffix) != one.digest or (restamp and one.stamped)
+            if ordered or self._digests.get(one.suffix) != one.digest or (restamp and one.stamped)
         ]
         if restamp:
             changed.append(apex)
         for draft in changed:
             draft.finish()
+        self._refuse_the_unlikely(changed)
         for draft in changed:
-            self._replace(draft.path, draft.suffix)
+            replace_file(draft.path, self._file(draft.suffix))
             self._digests[draft.suffix] = draft.digest
         if restamp:
             self._stamped_at = now
@@ -216,23 +224,6 @@ class Publisher:
             counts = {draft.suffix: draft.entries for draft in drafts if draft.stamped}
             log.info("published", zone=self.apex.zone, **counts)
             self.published.ring()
-
-    def _replace(self, draft: Path, suffix: str) -> None:
-        """Rename a draft over the published file, so that it survives a power cut."""
-        file = self.folder / f"{self.apex.zone}.{suffix}"
-        with draft.open("rb") as content:
-            os.fchmod(content.fileno(), 0o644)  # the DNS server runs as another user
-            os.fsync(content.fileno())
-        if file.exists():
-            # rbldnsd sees a change by size and whole seconds only
-            second = max(int(draft.stat().st_mtime), int(file.stat().st_mtime) + 1)
-            os.utime(draft, (second, second))
-        draft.rename(file)
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _reload(self) -> None:
         """Tell rbldnsd to look at its files now; it looks by itself once a minute."""
@@ -247,19 +238,21 @@ class Publisher:
             log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))
 
 
-async def _look(config: Config, apex: Apex, published: Bell, stop: Stop) -> None:
+async def _look(config: Config, publisher: Publisher, stop: Stop) -> None:
     """Ask the DNS server for the test entries of RFC 5782 section 5; log when that changes."""
     healthy: bool | None = None
 
     async def look() -> timedelta:
         nonlocal healthy
-        wrong = await failing_tests(config, apex)
+        wrong = await failing_tests(config, publisher.apex)
         if (not wrong) is not healthy:
             healthy = not wrong
             tell: Callable[..., object] = log.info if healthy else log.error
-            tell("dns self-test", zone=apex.zone, server=config.publish.server, wrong=wrong)
+            zone = publisher.apex.zone
+            tell("dns self-test", zone=zone, server=config.publish.server, wrong=wrong)
         return _LOOK
 
+    published = publisher.published
     await wait_or_stop(published.wait(_LOOK), stop)  # a server that starts with us is not up yet
     await forever("publisher", look, published, stop)
 

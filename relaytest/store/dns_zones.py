@@ -23,14 +23,19 @@ async def write_zones(connection: Connection, zones: Sequence[Apex]) -> None:
     """Let the database serve these zones, and no others."""
     await connection.execute(DROP, [apex.zone for apex in zones])
     for apex in zones:
-        await connection.execute(
-            WRITE,
-            apex.zone,
-            apex.nameservers,
-            apex.hostmaster,
-            apex.seconds,
-            apex.about,
-            apex.text,
-            apex.code,
-            apex.codes,
-        )
+        await write_zone(connection, apex)
+
+
+async def write_zone(connection: Connection, apex: Apex) -> None:
+    """Let the database serve a zone as it is by now."""
+    await connection.execute(
+        WRITE,
+        apex.zone,
+        apex.nameservers,
+        apex.hostmaster,
+        apex.seconds,
+        apex.about,
+        apex.text,
+        0 if apex.shut else apex.code,  # nothing is listed under 0
+        apex.codes,
+    )

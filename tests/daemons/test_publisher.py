@@ -21,8 +21,9 @@ from relaytest.daemons import answerer, publisher
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.publisher import Publisher, failing_tests
 from relaytest.net.dns import listed_as
+from relaytest.store import publications
 from tests.daemons.peers import seen
-from tests.lab import lab_config, running, until
+from tests.lab import NOBODYS, lab_config, running, until
 from tests.mta.process import fresh_address, fresh_port
 
 ZONE = "relays.example"
@@ -38,7 +39,18 @@ def folder(tmp_path) -> Path:
 
 
 def configured(folder: Path, **publish):
-    return lab_config(folder, publish={"debounce": "0s"} | publish)
+    scope = {"allow": NOBODYS}
+    return lab_config(folder, publish={"debounce": "0s"} | publish, scope=scope)
+
+
+@pytest.fixture(autouse=True)
+async def allowed(connection) -> None:
+    """Let all addresses be listed."""
+    await connection.execute(
+        "INSERT INTO relaytest.scope_network SELECT n, 'allow', 'x' FROM unnest($1::cidr[]) AS n"
+        " ON CONFLICT DO NOTHING",
+        NOBODYS,
+    )
 
 
 @pytest.fixture
@@ -99,6 +111,113 @@ def state(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 def drafts(folder: Path) -> list[str]:
     return [file.name for file in folder.iterdir() if file.name.startswith(".")]
+
+
+# --- what looks like an accident
+
+
+def refused(logged) -> list[str]:
+    return [
+        one["why"] for one in logged if one["event"] == "zone not published; the last one stays"
+    ]
+
+
+MANY = [f"198.18.{n >> 8}.{n & 255}" for n in range(300)]
+
+
+@pytest.mark.parametrize("added", [True, False])
+async def test_many_changes_at_once_are_not_published_until_a_person_says_so(
+    make, folder, connection, logged, added
+):
+    publishing = make()
+    await put_on(connection, *MANY[: 100 if added else 300])
+    await publishing.publish()
+    before = state(folder)
+    await (put_on(connection, *MANY[100:]) if added else take_off(connection, *MANY[100:]))
+    await publishing.publish()
+    most, there = (100, 100) if added else (150, 300)
+    assert refused(logged) == [
+        f"more than {most} of {there} entries of {ZONE}.ip4 would change at once"
+        " (publish.largest_change)"
+    ]
+    assert (state(folder), drafts(folder)) == (before, [])
+    await publications.order(connection, ZONE, "force", "it is meant", "me")
+    await publishing.publish()
+    assert len(entries(folder)) == (300 if added else 100)
+    assert (await publications.orders_of(connection, ZONE)).pending == 0
+
+
+async def test_a_publisher_that_was_restarted_knows_how_many_there_were(
+    make, folder, connection, logged
+):
+    await put_on(connection, *MANY)
+    await make().publish()
+    await take_off(connection, *MANY)
+    await make().publish()
+    assert len(refused(logged)) == 1
+    assert len(entries(folder)) == 300
+
+
+async def test_some_changes_are_no_accident(make, folder, connection, logged):
+    publishing = make()
+    await put_on(connection, *MANY[:150])
+    await publishing.publish()
+    await take_off(connection, *MANY[:90])
+    await publishing.publish()
+    assert (refused(logged), len(entries(folder))) == ([], 60)
+
+
+async def test_a_share_of_one_is_no_limit(make, folder, connection, logged):
+    publishing = make(largest_change=1)
+    await put_on(connection, *MANY)
+    await publishing.publish()
+    await take_off(connection, *MANY)
+    await publishing.publish()
+    assert (refused(logged), entries(folder)) == ([], [])
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "198.51.100.1", "2001:db8::1", "fe80::1"])
+async def test_what_nobody_has_is_never_published(make, folder, connection, logged, address):
+    publishing = make()
+    await put_on(connection, "192.0.2.1")
+    await publishing.publish()
+    before = state(folder)
+    await connection.execute("DELETE FROM relaytest.scope_network WHERE why = 'x'")
+    await put_on(connection, address, "11.0.0.1")
+    await publications.order(connection, ZONE, "force", "even so", "me")
+    await publishing.publish()
+    assert [why.partition(" ")[0] for why in refused(logged)] == [address]
+    assert state(folder) == before
+
+
+async def test_a_network_is_never_published(make, folder, connection, logged):
+    publishing = make()
+    await publishing.publish()
+    await connection.execute("ALTER TABLE relaytest.listing DROP CONSTRAINT listing_is_a_host")
+    await put_on(connection, "11.0.0.0/24")
+    await publishing.publish()
+    assert refused(logged) == ["11.0.0.0/24 is wider than one address"]
+    assert entries(folder) == []
+
+
+async def test_a_list_at_its_end_is_empty_and_has_no_test_entry(make, folder, connection, logged):
+    publishing = make(zone_file=True)
+    await put_on(connection, *MANY)
+    await publishing.publish()
+    await publications.order(connection, ZONE, "shut", "we end it", "me")
+    await publishing.publish()
+    for suffix in ("ip4", "ip6", "zone"):
+        text = (folder / f"{ZONE}.{suffix}").read_text()
+        assert "Test entry" not in text
+        assert "198.18" not in text
+    name = f"2.0.0.127.{ZONE}"
+    asked = "SELECT count(*) FROM relaytest.dns_records($1) WHERE type IS NOT NULL"
+    assert await connection.fetchval(asked, name) == 0
+    await publications.order(connection, ZONE, "reopen", "we begin again", "me")
+    await publishing.publish()
+    assert len(entries(folder)) == 300
+    assert await connection.fetchval(asked, name) == 2
+    assert refused(logged) == []
 
 
 # --- the master file
@@ -555,6 +674,7 @@ async def test_exits_have_a_zone_of_their_own(begin, connection, tmp_path):
     host = fresh_address()
     place = f"{host}:{fresh_port(host)}"
     sections = {"listing": {"outputs": True}, "answer": {"listen": place}}
+    sections["scope"] = {"allow": NOBODYS}
     async with begin(publisher.run, answerer.run, **sections) as lab:
         folder, zone = Path(lab.config.publish.directory), lab.config.publish.zone
 

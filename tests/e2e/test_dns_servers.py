@@ -15,7 +15,7 @@ from relaytest.core.zone import zones_of
 from relaytest.daemons import answerer, publisher
 from relaytest.net.dns_query import ask, ask_all
 from tests.cli.program import relaytest
-from tests.lab import Lab, lab_config, running, until
+from tests.lab import NOBODYS, Lab, lab_config, running, until
 from tests.mta.name_servers import NameServer, Nsd, PowerDns, Unbound
 from tests.mta.process import fresh_address, fresh_port
 from tests.mta.rbldnsd import Rbldnsd
@@ -50,6 +50,7 @@ async def lab(database, dsn, tmp_path) -> AsyncIterator[Lab]:
     config = lab_config(
         tmp_path / "zone",
         publish={"zone_file": True, "nameservers": ["ns1.example.net"]},
+        scope={"allow": NOBODYS},
         listing={"outputs": True},
         answer={"listen": f"{host}:{fresh_port(host)}"},
     )

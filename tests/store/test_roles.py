@@ -28,7 +28,8 @@ NEEDS = {
     " OVERRULED STANDING / name_requests: TAKE DONE FORGET / nominations: ON_FILE"
     " / scope: LOCK CLEAR FILL NO_LABS LABS LIMITS PACE REFUSAL / vantages: BOUND_TO OTHER"
     " / retention: EVIDENCE TRIALS",
-    "publisher": "listings: PUBLISHED4 PUBLISHED6 CODE / dns_zones: WRITE DROP",
+    "publisher": "listings: PUBLISHED4 PUBLISHED6 CODE / dns_zones: WRITE DROP"
+    " / publications: ORDERS DONE STANDBY RESERVED WIDE",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
     " TRIAL SESSIONS RECEIPTS COUNTS WORKERS / vantages: VIEWS / exclusions: COVERING",
 }

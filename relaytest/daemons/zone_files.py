@@ -1,0 +1,152 @@
+"""Zone files: written beside the old ones, synced, and renamed over them.
+
+A reader never sees half a zone, and a crash leaves the last good one.
+"""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+
+from relaytest.core.zone import serial_of
+
+_HEAD = 4096  # characters of a master file, in which its SOA must be
+
+
+class Draft:
+    """A file that is being written beside the published one.
+
+    Attributes:
+        suffix: Of the file it is to replace.
+        stamped: It has a time in it that grows old.
+        entries: How many it has.
+    """
+
+    def __init__(self, folder: Path, suffix: str, head: str) -> None:
+        self.suffix = suffix
+        self.stamped = True
+        self.entries = 0
+        self._digest = hashlib.sha256()
+        self._failure: OSError | None = None
+        self._file = tempfile.NamedTemporaryFile(dir=folder, prefix=".draft-", delete=False)  # noqa: SIM115 - closed by `close`
+        self.path = Path(self._file.name)
+        self._file.write(head.encode())
+
+    def write(self, entries: bytes) -> None:
+        """Append entries; what goes wrong comes out at `finish`.
+
+        An error in the midst of a COPY would break the connection to the database, too.
+        """
+        self._digest.update(entries)
+        if self._failure is None:
+            try:
+                self._file.write(entries)
+            except OSError as error:
+                self._failure = error
+
+    @property
+    def digest(self) -> str:
+        """Of the entries, without the head, which changes with time."""
+        return self._digest.hexdigest()
+
+    def finish(self) -> None:
+        """Let the system have all octets.
+
+        Raises:
+            OSError: The disk did not take them, now or earlier.
+        """
+        if self._failure is not None:
+            raise self._failure
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def replace_file(draft: Path, file: Path) -> None:
+    """Rename a finished draft over the published file, so that it survives a power cut.
+
+    Raises:
+        OSError: The disk cannot.
+    """
+    with draft.open("rb") as content:
+        os.fchmod(content.fileno(), 0o644)  # the DNS server runs as another user
+        os.fsync(content.fileno())
+    if file.exists():
+        # rbldnsd sees a change by size and whole seconds only
+        second = max(int(draft.stat().st_mtime), int(file.stat().st_mtime) + 1)
+        os.utime(draft, (second, second))
+    draft.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def next_serial(file: Path, now: datetime) -> int:
+    """Return a serial above that of the published master file, whatever the clock says."""
+    last = 0
+    with contextlib.suppress(FileNotFoundError), file.open(encoding="ascii") as published:
+        last = serial_of(published.read(_HEAD))
+    return max(last + 1, int(now.timestamp()))
+
+
+def count_entries(file: Path) -> int:
+    """Count the entries of an rbldnsd file; 0 if there is none."""
+    try:
+        with file.open("rb") as lines:
+            return sum(1 for _ in _entries(lines))
+    except FileNotFoundError:
+        return 0
+
+
+def changed_entries(old: Path, new: Path, most: int) -> int:
+    """Count the entries that only one of two rbldnsd files has, in the order of addresses.
+
+    Args:
+        old: Published; it may have been written by an earlier version, or by hand.
+        new: Finished draft.
+        most: It stops above this number.
+    """
+    with old.open("rb") as before, new.open("rb") as after:
+        return _differences(_entries(before), _entries(after), most)
+
+
+def _entries(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Entries without their line ends; all other lines have a blank, or begin with a sign."""
+    for line in lines:
+        entry = line.strip()
+        if entry and b" " not in entry and not entry.startswith((b"$", b"!", b"#")):
+            yield entry
+
+
+def _differences(before: Iterator[bytes], after: Iterator[bytes], most: int) -> int:
+    """Walk through two sorted lists; equal ones, as nearly all are, cost next to nothing."""
+    changed = 0
+    old, new = next(before, None), next(after, None)
+    while changed <= most and (old is not None or new is not None):
+        if old == new:
+            old, new = next(before, None), next(after, None)
+            continue
+        changed += 1
+        if new is None or (old is not None and _place(old) < _place(new)):
+            old = next(before, None)
+        else:
+            new = next(after, None)
+    return changed
+
+
+def _place(entry: bytes) -> int:
+    """Where an entry stands in the order of addresses; what is none comes first."""
+    try:
+        return int(ip_address(entry.decode("ascii", "replace")))
+    except ValueError:
+        return -1
