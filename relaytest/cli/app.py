@@ -29,6 +29,7 @@ from relaytest.cli.running import (
 from relaytest.cli.settings import data_folder, load
 from relaytest.cli.up import up as run_everything
 from relaytest.core.config import Config
+from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import (
     ClusterError,
     ConfigError,
@@ -39,7 +40,9 @@ from relaytest.core.errors import (
 )
 from relaytest.core.probe import Battery, Form
 from relaytest.core.target import parse_address
+from relaytest.core.zone import query_name
 from relaytest.daemons import publisher, scheduler, shipped, sink, web, worker
+from relaytest.net.dns_query import ask
 from relaytest.store import jobs, migrations, pages
 from relaytest.store.database import Connection
 
@@ -255,7 +258,14 @@ def lookup(
     async def work(settings: Config) -> int:
         async with _transaction(settings, data, "lookup") as connection:
             standing = await pages.standing_of(connection, parsed)
-        print(show.as_json(standing)) if as_json else show.standing(parsed, standing)
+        dns = None
+        if settings.publish.server:
+            question = Question(query_name(parsed, settings.publish.zone), "A")
+            dns = await ask(settings.publish.server, question, settings.dns.timeout)
+        if as_json:
+            print(show.as_json(standing, dns=dns))
+        else:
+            show.standing(parsed, standing, in_words(dns) if settings.publish.server else "")
         return 0
 
     _end(work(load(config)))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -41,9 +41,19 @@ _TARGET = Names(
 _ASKER = Asker(b"", "sink.example", "probe.example", "", other="sink.test")
 
 
-def as_json(value: object) -> str:
-    """Return rows, and dataclasses of rows, as indented JSON; times as ISO 8601."""
-    return json.dumps(_plain(value), indent=2)
+def as_json(value: object, **more: object) -> str:
+    """Return rows, and dataclasses of rows, as indented JSON; times as ISO 8601.
+
+    Args:
+        value: What to write.
+        more: Further keys, if it is an object.
+    """
+    plain = _plain(value)
+    return json.dumps({**plain, **_dict(more)} if isinstance(plain, dict) else plain, indent=2)
+
+
+def _dict(values: Mapping[str, object]) -> dict[str, object]:
+    return {key: _plain(one) for key, one in values.items()}
 
 
 def _plain(value: object) -> object:
@@ -60,8 +70,8 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def standing(address: Address, found: Standing) -> None:
-    """Print what is known of an address."""
+def standing(address: Address, found: Standing, dns: str = "") -> None:
+    """Print what is known of an address, and what DNS says of it if that is known."""
     console = Console()
     if not found.listings:
         console.print(f"{address} is [green]not listed[/].")
@@ -71,6 +81,8 @@ def standing(address: Address, found: Standing) -> None:
             f"{address} is [bold red]listed[/] (127.0.0.{row['code']}, {role}) since "
             f"{time(row['listed_at'])}. {_next_test(row['recheck_at'])}"
         )
+    if dns:
+        console.print(f"{dns}.", markup=False)
     _by_policy(found, console)
     for row in found.jobs:
         when = "runs now" if row["leased"] else f"waits, not before {time(row['run_at'])}"

@@ -58,6 +58,17 @@ class Answer:
         return "NODATA" if self.rcode == NOERROR else self.rcode
 
 
+def in_words(answer: Answer | None) -> str:
+    """Tell what DNS says of an address, and how long resolvers keep that when it has changed."""
+    if answer is None or not (answer.values or answer.absent):
+        return "DNS gives no answer at this moment" + (f" ({answer})" if answer else "")
+    kept = answer.ttl if answer.values else min(answer.negative or (0,))
+    memory = f"; resolvers may keep an old answer for {kept} s" if kept else ""
+    if answer.values:
+        return f"DNS says that it is listed ({answer}){memory}"
+    return f"DNS says that it is not listed{memory}"
+
+
 Answers = Mapping[Question, Answer | None]
 
 

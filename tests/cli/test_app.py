@@ -372,6 +372,7 @@ async def test_lookup_takes_a_v4_mapped_address_for_the_address_it_means(on, lis
 async def test_lookup_prints_json(on, listed):
     found = json.loads((await on("lookup", listed, "--json")).said)
     assert sorted(found) == [
+        "dns",
         "exclusions",
         "history",
         "jobs",

@@ -2,7 +2,18 @@
 
 from ipaddress import ip_address
 
-from relaytest.core.dns_check import Answer, Question, Subject, codes, further, parents, questions
+import pytest
+
+from relaytest.core.dns_check import (
+    Answer,
+    Question,
+    Subject,
+    codes,
+    further,
+    in_words,
+    parents,
+    questions,
+)
 
 ZONE = "relays.example"
 V4, V6 = ip_address("192.0.2.99"), ip_address("2001:db8::1")
@@ -39,3 +50,23 @@ def test_values_that_were_seen_lead_to_their_test_entries():
         Question(f"9.0.0.127.{ZONE}", "A"),
         Question(f"9.0.0.127.{ZONE}", "TXT"),
     }
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            Answer("NOERROR", ("127.0.0.2",), 300),
+            "DNS says that it is listed (127.0.0.2); resolvers may keep an old answer for 300 s",
+        ),
+        (
+            Answer("NXDOMAIN", negative=(60, 300)),
+            "DNS says that it is not listed; resolvers may keep an old answer for 60 s",
+        ),
+        (Answer("NXDOMAIN"), "DNS says that it is not listed"),
+        (Answer("SERVFAIL"), "DNS gives no answer at this moment (SERVFAIL)"),
+        (None, "DNS gives no answer at this moment"),
+    ],
+)
+def test_an_answer_is_told_in_words(answer, words):
+    assert in_words(answer) == words

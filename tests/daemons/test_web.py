@@ -13,7 +13,7 @@ import pytest
 
 from relaytest.core.config import split_endpoint
 from relaytest.core.token import Mailbox, Token, issue
-from relaytest.daemons import scheduler, sink, web, worker
+from relaytest.daemons import answerer, scheduler, sink, web, worker
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.web.pages import make_application
 from relaytest.net.http_server import serve_http
@@ -166,6 +166,40 @@ async def jobs_of(connection) -> list[tuple[str, int, str, int]]:
         "SELECT host(address), port, reason::text, priority FROM relaytest.job ORDER BY id"
     )
     return [tuple(row) for row in rows]
+
+
+# --- what DNS says
+
+
+@contextlib.asynccontextmanager
+async def answering(database, tmp_path) -> AsyncIterator[Site]:
+    """Pages and the list's DNS server."""
+    place = f"{(host := fresh_address())}:{fresh_port(host)}"
+    sections = {"publish": {"server": place}, "answer": {"listen": place}}
+    stop = Stop()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(answerer.run(lab_config(tmp_path, **sections), database, stop))
+        async with serving(database, tmp_path, **sections) as site:
+            yield site
+        stop.set()
+
+
+async def test_the_page_shows_what_dns_says_at_this_moment(database, connection, tmp_path):
+    async with answering(database, tmp_path) as site:
+        kept = "resolvers may keep an old answer for 300 s."
+        page = await site.get(f"/lookup/{A}")
+        assert f"DNS says that it is not listed; {kept}" in page.words
+        await put_on(connection)
+        page = await site.get(f"/lookup/{A}")
+        assert f"DNS says that it is listed (127.0.0.2); {kept}" in page.words
+
+
+async def test_a_dns_server_that_is_away_keeps_nobody_from_the_page(database, tmp_path):
+    silent = {"publish": {"server": f"{fresh_address()}:9"}}
+    async with serving(database, tmp_path, **silent) as site:
+        page = await site.get(f"/lookup/{A}")
+    assert page.status == 200
+    assert "DNS gives no answer at this moment." in page.words
 
 
 # --- home and look-up

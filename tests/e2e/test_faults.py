@@ -244,6 +244,7 @@ def quick_rescue(monkeypatch) -> None:
     """Let who is silent be taken for dead after two seconds, and looked for all the time."""
     duties = scheduler.Scheduler.duties
     monkeypatch.setattr(scheduler, "_SILENCE", timedelta(seconds=2))
+    monkeypatch.setattr(worker, "_BEAT", timedelta(seconds=0.2))
     monkeypatch.setattr(
         scheduler.Scheduler,
         "duties",

@@ -11,14 +11,16 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse,
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from relaytest.core.config import Config, split_endpoint
+from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.target import Address, parse_address
 from relaytest.core.token import mask
 from relaytest.core.transcript import visible
 from relaytest.core.values import format_value
-from relaytest.core.zone import query_name
+from relaytest.core.zone import query_name, zones_of
 from relaytest.daemons import shipped
 from relaytest.daemons.loop import Stop
+from relaytest.net.dns_query import ask
 from relaytest.net.http_server import serve_http
 from relaytest.store import jobs, pages
 from relaytest.store.database import Database
@@ -131,10 +133,17 @@ class Site:
     async def _lookup(self, address: Address, message: str = "", status: int = 200) -> HTMLResponse:
         async with self._database.transaction() as connection:
             standing = await pages.standing_of(connection, address)
-        name = query_name(address, self._config.publish.zone)
-        return self._page(
-            "lookup.html", status, address=address, standing=standing, name=name, message=message
-        )
+        names = {apex.code: query_name(address, apex.zone) for apex in zones_of(self._config)}
+        values = {"standing": standing, "names": names, "dns": await self._dns(address)}
+        return self._page("lookup.html", status, address=address, message=message, **values)
+
+    async def _dns(self, address: Address) -> str:
+        """What the list's DNS server says at this moment; empty if we do not know it."""
+        publish = self._config.publish
+        if not publish.server:
+            return ""
+        question = Question(query_name(address, publish.zone), "A")
+        return in_words(await ask(publish.server, question, self._config.dns.timeout))
 
     async def evidence(self, trial: int) -> HTMLResponse:
         """Transcripts and returned messages of one trial."""
