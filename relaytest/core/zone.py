@@ -18,6 +18,7 @@ from relaytest.core.target import Address
 OPEN_RELAY = 2  # last octet of the answer for a confirmed open relay: 127.0.0.2
 OUTPUT = 3  # for the exit of one, in a zone of its own
 CODES = (OPEN_RELAY,)
+PATH = " MX 0 ."  # record of a name above an entry, in rbldnsd's generic files
 _STAMP = "%Y:%m:%d:%H:%M:%S"
 _OCTETS = re.compile(r"(0|[1-9]\d{0,2})(\.(0|[1-9]\d{0,2})){0,3}", re.ASCII)
 _NIBBLES = re.compile(r"[0-9a-f](\.[0-9a-f]){0,31}")
@@ -146,8 +147,16 @@ def render_ip6(apex: Apex, *, stamped_at: datetime, expire_after: timedelta) -> 
 
 
 def render_apex(apex: Apex) -> str:
-    """Render an rbldnsd generic file: the TXT of the zone itself (RFC 5782 section 5)."""
-    return f'@ {apex.seconds} TXT "{apex.about}"\n'
+    """Render an rbldnsd generic file: the TXT of the zone itself (RFC 5782 section 5).
+
+    And the names above the test entries. Debian's rbldnsd says of the names above an entry that
+    they do not exist, by which a resolver may conclude that nothing is below (RFC 8020); so each
+    gets a record that means nothing: "no mail here" (RFC 7505). Those above the entries follow.
+    """
+    tests = [query_name(address, "") for address in _tests(apex.codes)]
+    above = {name.rstrip(".").split(".", n)[n] for name in tests for n in range(1, name.count("."))}
+    paths = "".join(f"{name}{PATH}\n" for name in sorted(above, key=lambda one: (len(one), one)))
+    return f'@ {apex.seconds} TXT "{apex.about}"\n{paths}'
 
 
 def render_zone(apex: Apex, serial: int) -> str:
@@ -180,6 +189,13 @@ def serial_of(head: str) -> int:
     """Return the serial of a master file of ours, from its first lines; 0 if it has none."""
     found = re.search(r"^@ SOA \S+ \S+ (\d+) ", head, re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def _tests(codes: Iterable[int]) -> Iterator[Address]:
+    """Yield the addresses of the test entries."""
+    for code in codes:
+        yield IPv4Address(f"127.0.0.{code}")
+        yield IPv6Address(f"::ffff:127.0.0.{code}")
 
 
 def self_test(zone: str, codes: Iterable[int] = CODES) -> Iterator[tuple[str, str | None]]:

@@ -17,6 +17,7 @@ import structlog
 
 from relaytest.core.config import Config, Publish
 from relaytest.core.zone import (
+    PATH,
     Apex,
     apex_of,
     render_apex,
@@ -159,7 +160,8 @@ class Publisher:
             four = begin("ip4", render_ip4(self.apex, stamped_at=now, expire_after=expire_after))
             six = begin("ip6", render_ip6(self.apex, stamped_at=now, expire_after=expire_after))
             apex = begin("apex", render_apex(self.apex))
-            changing = [four, six]
+            apex.stamped = False
+            changing = [four, six, apex]
             if self._publish.zone_file:
                 serial = await asyncio.to_thread(next_serial, self._file("zone"), now)
                 changing.append(begin("zone", render_zone(self.apex, serial)))
@@ -167,14 +169,16 @@ class Publisher:
             if not self.apex.shut:
                 async with self._database.transaction() as connection:
                     await self._export(connection, changing)
-            await asyncio.to_thread(self._replace_changed, changing, apex, now)
+            await asyncio.to_thread(self._replace_changed, changing, now)
 
     async def _export(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         """Fill the drafts with what is listed."""
         code = self.apex.code
-        four, six, *master = drafts
+        four, six, apex, *master = drafts
         four.entries = await listings.export(connection, 4, four.write, code)
         six.entries = await listings.export(connection, 6, six.write, code)
+        for version in (4, 6):
+            await listings.export_paths(connection, version, apex.write, code, PATH)
         for draft in master:
             for version in (4, 6):
                 draft.entries += await listings.export_records(
@@ -200,7 +204,7 @@ class Publisher:
     def _file(self, suffix: str) -> Path:
         return self.folder / f"{self.apex.zone}.{suffix}"
 
-    def _replace_changed(self, drafts: Sequence[Draft], apex: Draft, now: datetime) -> None:
+    def _replace_changed(self, drafts: Sequence[Draft], now: datetime) -> None:
         """Publish drafts that differ from what stands, or all if the stamps grow old."""
         ordered = bool(self._orders.pending)  # the heads may differ, too
         restamp = ordered or now - self._stamped_at > self._publish.expire_after / 4
@@ -209,8 +213,6 @@ class Publisher:
             for one in drafts
             if ordered or self._digests.get(one.suffix) != one.digest or (restamp and one.stamped)
         ]
-        if restamp:
-            changed.append(apex)
         for draft in changed:
             draft.finish()
         self._refuse_the_unlikely(changed)

@@ -131,6 +131,21 @@ EXPORT_RECORDS = """
      CROSS JOIN LATERAL (VALUES (owner || ' A 127.0.0.' || $1::text),
                                 (owner || ' TXT "' || $2::text || host || '"')) AS record (line)
 """
+# The names above the entries: of IPv4 the networks that they are in, of IPv6 each nibble.
+EXPORT_PATHS4 = """
+    WITH nearest AS (SELECT DISTINCT network(set_masklen(address, 24)) AS n
+                       FROM ({query}) AS entry),
+    above AS (SELECT n FROM nearest UNION SELECT network(set_masklen(n, 16)) FROM nearest
+              UNION SELECT network(set_masklen(n, 8)) FROM nearest)
+    SELECT concat_ws('.', CASE WHEN masklen(n) > 16 THEN split_part(host(n), '.', 3) END,
+                     CASE WHEN masklen(n) > 8 THEN split_part(host(n), '.', 2) END,
+                     split_part(host(n), '.', 1)) || '{path}'
+      FROM above ORDER BY n
+"""
+EXPORT_PATHS6 = """
+    SELECT DISTINCT right({owner}, 2 * n - 1) || '{path}' AS line
+      FROM ({query}) AS entry CROSS JOIN generate_series(1, 31) AS n ORDER BY line
+"""
 OWNER4 = """concat_ws('.', split_part(host, '.', 4), split_part(host, '.', 3),
                            split_part(host, '.', 2), split_part(host, '.', 1))"""
 OWNER6 = r"""regexp_replace(reverse(encode(substring(inet_send(address) FROM 5), 'hex')),
@@ -347,6 +362,27 @@ async def export_records(
 
     done: str = await connection.copy_from_query(query, code, text, output=take)
     return int(done.rpartition(" ")[2]) // 2
+
+
+async def export_paths(
+    connection: Connection, version: int, write: Callable[[bytes], object], code: int, path: str
+) -> None:
+    """Stream the names above the published addresses of one IP version, a line each, in order.
+
+    Args:
+        connection: See `export`.
+        version: 4 or 6.
+        write: Gets the octets.
+        code: See `export`.
+        path: What stands behind each name.
+    """
+    template, query = (EXPORT_PATHS4, PUBLISHED4) if version == 4 else (EXPORT_PATHS6, PUBLISHED6)
+
+    async def take(data: bytes) -> None:
+        write(data)
+
+    query = template.format(query=query, owner=OWNER6, path=path)
+    await connection.copy_from_query(query, code, output=take)
 
 
 async def code_of(connection: Connection, address: Address, code: int = 2) -> int | None:

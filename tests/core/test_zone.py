@@ -86,7 +86,19 @@ def test_the_head_of_the_ipv6_file_has_the_same_entries_in_hex_and_no_soa():
 
 
 def test_the_zone_itself_says_what_it_is():
-    assert render_apex(APEX) == '@ 300 TXT "relays.example: DNS list of tested open relays"\n'
+    first, *paths = render_apex(APEX).splitlines()
+    assert first == '@ 300 TXT "relays.example: DNS list of tested open relays"'
+    names = {line.removesuffix(" MX 0 .") for line in paths}
+    # all that is above 2.0.0.127 and above the v4-mapped one, and nothing else
+    assert {"127", "0.127", "0.0.127"} <= names
+    assert len(names) == len(paths) == 3 + 31
+    assert all(
+        f".2.0.0.0.0.0.f.7.{MAPPED}".endswith(f".{name}") for name in names if "127" not in name
+    )
+
+
+def test_a_list_at_its_end_has_no_name_above_an_entry():
+    assert render_apex(replace(APEX, shut=True)).count("\n") == 1
 
 
 @pytest.mark.parametrize("render", [render_ip4, render_ip6], ids=["ip4", "ip6"])

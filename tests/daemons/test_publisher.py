@@ -302,7 +302,7 @@ async def test_the_head_says_what_the_configuration_says(make, folder, clock):
         "!127.0.0.1",
         "127.0.0.2 :2:Test entry (RFC 5782), no real listing",
     ]
-    assert lines(folder, "apex") == [f'@ 120 TXT "{ZONE}: DNS list of tested open relays"']
+    assert lines(folder, "apex")[0] == f'@ 120 TXT "{ZONE}: DNS list of tested open relays"'
 
 
 async def test_entries_are_the_listed_addresses_in_order(make, folder, connection):
@@ -356,7 +356,21 @@ async def test_only_the_file_that_changed_is_written_again(make, folder, connect
     await put_on(connection, "2001:db8::1")
     await publishing.publish()
     after = state(folder)
-    assert {name for name in after if after[name] != before[name]} == {f"{ZONE}.ip6"}
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {f"{ZONE}.ip6", f"{ZONE}.apex"}  # the names above it are new, too
+
+
+async def test_the_names_above_all_entries_are_in_the_apex_file(make, folder, connection):
+    await make().publish()
+    before = lines(folder, "apex")
+    await put_on(connection, "192.0.2.9", "192.0.2.10", "192.0.3.1", "10.1.1.1", "2001:db8::1")
+    await make().publish()
+    after = lines(folder, "apex")
+    four = ["10", "1.10", "1.1.10", "192", "0.192", "2.0.192", "3.0.192"]
+    whole = "1" + ".0" * 23 + ".8.b.d.0.1.0.0.2"
+    six = [whole[2 * n :] for n in range(1, 32)]
+    assert after[: len(before)] == before
+    assert sorted(after[len(before) :]) == sorted(f"{name} MX 0 ." for name in four + six)
 
 
 async def test_old_files_are_stamped_anew(make, folder, clock):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from ipaddress import ip_address
@@ -112,10 +113,7 @@ async def test_every_rule_is_kept(lab, tmp_path, dsn, kind):
         found = await outcomes(place, Subject(ZONE, LISTED))
     skipped = NOT_HERE | ({"W6"} if kind == "nsd" else set())  # it has one zone here
     assert {id_ for id_, one in found.items() if one is Outcome.SKIPPED} == skipped
-    # Debian's rbldnsd knows no name above an entry; the README says so.
-    warned = {"W21"} if kind == "rbldnsd" else set()
-    assert {id_ for id_, one in found.items() if one is Outcome.WARNED} == warned
-    assert Outcome.FAILED not in found.values()
+    assert not {Outcome.WARNED, Outcome.FAILED} & set(found.values()), found
 
 
 @pytest.mark.parametrize("kind", ["answerer", "pdns", "rbldnsd"])
@@ -172,7 +170,7 @@ async def test_powerdns_needs_no_more_than_its_role(lab, connection):
         assert {row["zone"] for row in zones} == {ZONE, OUTPUTS}
 
 
-@pytest.mark.parametrize("kind", ["pdns", "nsd", "answerer"])
+@pytest.mark.parametrize("kind", ["pdns", "nsd", "rbldnsd", "answerer"])
 async def test_a_resolver_with_strict_qname_minimisation_finds_all(lab, tmp_path, dsn, kind):
     host = fresh_address()
     with (
@@ -219,8 +217,8 @@ async def test_the_command_tells_what_it_finds(lab, tmp_path, dsn):
         assert "0 failed" in said.stdout
         assert "99.2.0.192.relays.example A: 127.0.0.2" in said.stdout
         strict = await asyncio.to_thread(relaytest, *words, "--strict", "--json")
-        assert strict.returncode == 1
-        assert '"right": false' in strict.stdout
+        assert strict.returncode == 0
+        assert json.loads(strict.stdout)["right"] is True
         wrong = await asyncio.to_thread(relaytest, *words, "--listed", "192.0.2.200")
         assert wrong.returncode == 1
         assert "200.2.0.192.relays.example A: NXDOMAIN" in wrong.stdout

@@ -11,6 +11,8 @@ import relaytest.store
 
 _IN_PARTS = {  # templates; two statements in one
     "listings.EXPORT",
+    "listings.EXPORT_PATHS4",
+    "listings.EXPORT_PATHS6",
     "listings.EXPORT_RECORDS",
     "listings.OWNER4",
     "listings.OWNER6",
