@@ -16,6 +16,7 @@ from tests.bench import (
     caps,
     claiming,
     delay,
+    exporting,
     mix,
     queueing,
     queues,
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "queue": queueing.run,
     "queues": queues.run,
     "caps": caps.run,
+    "export": exporting.run,
     "sink": receiving.run,
 }
 
