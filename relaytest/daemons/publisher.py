@@ -57,17 +57,19 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     """
     publishers = [Publisher(config.publish, database, apex) for apex in zones_of(config)]
     publishers[0].folder.mkdir(parents=True, exist_ok=True)
-    orders = Bell()
 
     async def declare() -> timedelta:
         """Tell a DNS server on the database what the zones are."""
+        zones: list[Apex] = []
         async with database.transaction() as connection:
-            zones = [await publisher.heed(connection) for publisher in publishers]
+            for publisher in publishers:
+                orders = await publications.orders_of(connection, publisher.apex.zone)
+                zones.append(replace(publisher.apex, shut=orders.shut))
             await dns_zones.write_zones(connection, zones)
         return _DECLARE
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(forever("publisher", declare, orders, stop))
+        group.create_task(forever("publisher", declare, Bell(), stop))
         for publisher in publishers:
             group.create_task(_keep(publisher, config, database, stop))
 
@@ -123,12 +125,6 @@ class Publisher:
             )
         return _LONGEST_SLEEP
 
-    async def heed(self, connection: Connection) -> Apex:
-        """Look what is ordered; return what the zone is by now."""
-        self._orders = await publications.orders_of(connection, self.apex.zone)
-        self.apex = replace(self.apex, shut=self._orders.shut)
-        return self.apex
-
     async def _publish_drafts(self) -> None:
         """Publish.
 
@@ -137,7 +133,8 @@ class Publisher:
             _UnlikelyError: It looks like an accident, and nobody ordered it.
         """
         async with self._database.transaction() as connection:
-            await self.heed(connection)
+            self._orders = await publications.orders_of(connection, self.apex.zone)
+            self.apex = replace(self.apex, shut=self._orders.shut)
             if not self.apex.shut and (
                 why := await publications.obstacle(connection, self.apex.code)
             ):

@@ -12,6 +12,7 @@ from rich.console import Console
 from relaytest.core.errors import ClusterError
 from tests.bench import (
     accuracy,
+    answering,
     battery,
     caps,
     claiming,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "queue": queueing.run,
     "queues": queues.run,
     "caps": caps.run,
+    "dns": answering.run,
     "export": exporting.run,
     "sink": receiving.run,
 }
