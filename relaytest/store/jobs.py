@@ -37,7 +37,10 @@ CLAIM = """
         ON CONFLICT (id) DO NOTHING)
     SELECT c.id, c.address, c.port, c.reason::text, c.attempt, c.trial, c.worker,
            coalesce(t.visits, 0) AS visits, k.key
-      FROM claimed AS c CROSS JOIN newest LEFT JOIN relaytest.trial AS t ON t.id = c.trial
+      FROM claimed AS c CROSS JOIN newest
+      -- LIMIT: else a plan that was made while there were few trials reads them all for ever
+      LEFT JOIN LATERAL (SELECT id, visits, key FROM relaytest.trial
+                          WHERE id = c.trial LIMIT 1) AS t ON true
       JOIN relaytest.token_key AS k
         ON k.id = CASE WHEN t.id IS NULL THEN newest.id
                        ELSE coalesce(t.key, (SELECT min(id) FROM relaytest.token_key)) END

@@ -1,8 +1,8 @@
 """Limits of networks under load, and a queue that VACUUM cannot clean.
 
-The first part is a closed loop: two claimers with 100 slots each over a million jobs, behind a
-sweep of 50 whole /24s, one target of a /24 at once, "probes" of 0.2 to 0.4 s. The second churns
-jobs while another transaction holds the horizon, so that no dead row can be removed.
+The first part is a closed loop: two claimers with 100 slots each over a million jobs (50 in each
+/24), behind a sweep of 50 whole /24s, one target of a /24 at once, "probes" of 0.2 to 0.4 s. The
+second churns jobs while another transaction holds the horizon, so that no dead row can be removed.
 """
 
 import asyncio
@@ -26,16 +26,18 @@ LEASE = timedelta(minutes=10)
 CHURN, STEP = 60_000, 10_000
 FILL = """
     INSERT INTO relaytest.job (address, reason, priority, run_at, requester)
-    SELECT '11.0.0.0'::inet + n, 'operator', 1, now() - interval '1 hour' + n * interval '1 ms', 'x'
+    SELECT '11.0.0.0'::inet + n, 'operator'::relaytest.reason, 1,
+           now() - interval '1 hour' + n * interval '1 ms', 'x'
       FROM generate_series(0, 50 * 256 - 1) AS n
     UNION ALL
-    SELECT '12.0.0.0'::inet + 256 * (n / 50) + n % 50, 'operator', 1,
+    SELECT '12.0.0.0'::inet + 256 * (n % ($1 / 50)) + n / ($1 / 50), 'operator', 1,
            now() - interval '30 min' + n * interval '1 ms', 'x'
-      FROM generate_series(0, $1 - 1) AS n
+      FROM generate_series(0, $1::bigint - 1) AS n
 """
 MORE = """
     INSERT INTO relaytest.job (address, reason, priority, run_at, requester)
-    SELECT '13.0.0.0'::inet + 256 * n, 'operator', 1, now(), 'x' FROM generate_series($1, $2) AS n
+    SELECT '13.0.0.0'::inet + 256 * n, 'operator', 1, now(), 'x'
+      FROM generate_series($1::bigint, $2::bigint) AS n
 """
 
 
@@ -62,7 +64,7 @@ def run() -> Report:
 
 
 async def _closed_loop(dsn: str, backlog: int) -> Row:
-    boss = await asyncpg.connect(dsn)
+    boss = await asyncpg.connect(dsn, timeout=60)
     await boss.execute("UPDATE relaytest.network_limit SET at_once = 1 WHERE network = '0.0.0.0/0'")
     await boss.execute(FILL, backlog)
     await boss.execute("VACUUM ANALYZE relaytest.job")
@@ -127,7 +129,7 @@ async def _probe(pool: asyncpg.Pool, job: Job, loop: _Loop, free: asyncio.Semaph
 
 
 async def _churn(dsn: str, *, held: bool) -> list[Row]:
-    connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    connection, other = await asyncpg.connect(dsn), await asyncpg.connect(dsn, timeout=60)
     worker = await jobs.join_workers(
         connection, host="bench", pid=1, vantage="default", version="1", slots=1
     )
