@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,9 +21,10 @@ import pytest
 
 from relaytest.core.config import Config
 from relaytest.daemons import scheduler, sink, worker
-from tests.daemons.peers import Mail, Road, Target, anybody, send
+from tests.daemons.peers import Mail, Road, Talk, Target, anybody, send
 from tests.lab import SINK_DOMAIN, Lab, lab_config, running, until
 from tests.mta.process import fresh_address, fresh_port
+from tests.net.hostile import Peer
 from tests.postgres import ROOT
 
 MOST_STEPS = 150  # of one daemon for one target; there are some thirty
@@ -332,48 +334,122 @@ async def _replaced(
 
 
 class Watched(Target):
-    """A target that sees whether two workers come at once; each has an address of its own."""
+    """A target that sees whether two workers visit at once; each has an address of its own.
 
-    def __init__(self, open_visits: dict[str, list[str]], *rules, **options) -> None:
+    Attributes:
+        doubled: Lines of a worker that went on though another had come.
+        crowd: Most targets of its network that were visited at once.
+    """
+
+    def __init__(self, everywhere: dict[str, set[Talk]], *rules, **options) -> None:
         super().__init__(*rules, **options)
-        self._open = open_visits
+        self._everywhere = everywhere
+        self.open = everywhere.setdefault(self.host, set())
+        self._late: set[Talk] = set()
         self.doubled = self.crowd = 0
 
-    async def _play(self, peer) -> None:
-        client = peer.writer.get_extra_info("peername")[0]
-        clients = self._open.setdefault(self.host, [])
-        clients.append(client)
-        self.doubled += len(set(clients)) > 1
+    async def _converse(self, peer: Peer, talk: Talk) -> None:
+        self.open.add(talk)
         network = self.host.rpartition(".")[0] + "."
-        here = [bool(there) for host, there in self._open.items() if host.startswith(network)]
+        here = [bool(there) for host, there in self._everywhere.items() if host.startswith(network)]
         self.crowd = max(self.crowd, sum(here))
         try:
-            await super()._play(peer)
+            await super()._converse(peer, talk)
         finally:
-            clients.remove(client)
+            self.open.discard(talk)
+
+    def _reply(self, talk: Talk, line: bytes) -> bytes:
+        if talk.client != self.talks[-1].client:  # another has come since
+            # Who was frozen answers what it had heard, as it wakes, but that is all it says.
+            self.doubled += talk in self._late
+            self._late.add(talk)
+        return super()._reply(talk, line)
 
 
 CAP = 3  # targets of one network at once
 
 
+@dataclass(frozen=True)
+class Storm:
+    """What there is to break.
+
+    Attributes:
+        pids: Of each worker, by its configuration.
+    """
+
+    home: Mother
+    pids: dict[Path, int]
+    step: Step
+    lab: Lab
+    targets: list[Watched]
+
+    async def kill_a_worker(self) -> None:
+        """One dies, and another takes its place."""
+        file = next(iter(self.pids))
+        kill(self.pids.pop(file))
+        self.pids[file] = await self.home.bear("worker", file)
+
+    async def freeze_a_worker(self) -> None:
+        """For so long that it is thought dead; its connections stay, but nobody speaks there."""
+        number, pid = next(iter(self.pids.items()))
+        os.kill(pid, signal.SIGSTOP)
+        await asyncio.sleep(0.2)
+        for target in self.targets:
+            target.open -= {talk for talk in target.open if talk.client == source(number)}
+        await asyncio.sleep(4.5)
+        os.kill(pid, signal.SIGCONT)
+
+    async def kill_backends(self) -> None:
+        """All connections to the database end."""
+        await self.lab.connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+    async def freeze_backends(self) -> None:
+        """Those of the workers do not answer for a while."""
+        rows = await self.lab.connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'relaytest worker'"
+        )
+        for row in rows:
+            os.kill(row[0], signal.SIGSTOP)
+        await asyncio.sleep(2.5)
+        for row in rows:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(row[0], signal.SIGCONT)
+
+    async def cut_the_road(self) -> None:
+        """The workers alone cannot reach the database, and the scheduler thinks them dead."""
+        await self.step.cut()
+        await asyncio.sleep(4.5)
+        await self.step.mend()
+
+
+def source(file: Path) -> str:
+    """The address from which a worker visits."""
+    return f"127.67.0.{file.stem.removeprefix('worker')}"
+
+
 async def test_in_a_storm_caps_hold_and_no_target_is_visited_by_two_workers_at_once(
-    database, dsn, step, tmp_path, quick_rescue
+    database, dsn, step, tmp_path, quick_rescue, monkeypatch
 ):
     """Workers are killed and frozen, backends killed and frozen; each of it counted."""
+    monkeypatch.setattr(scheduler, "_SILENCE", timedelta(seconds=3))  # workers: one second
     config = lab_config(tmp_path / "zone", timing={"patience": "2s", "grace": "300ms"})
-    visits: dict[str, list[str]] = {}
-    targets = [Watched(visits, delay=0.02) for _ in range(30)]
+    talks: dict[str, set[Talk]] = {}
+    targets = [Watched(talks, delay=0.02) for _ in range(30)]
     async with (
         mother() as home,
         running(config, database, dsn, (scheduler.run, sink.run)) as lab,
         contextlib.AsyncExitStack() as stack,
     ):
-        files = []
-        for number in range(3):
-            file = tmp_path / f"worker{number}.toml"
-            file.write_text(toml(config, step.dsn, source=f"127.67.0.{number + 1}"))
-            files.append(file)
-        pids = {file: await home.bear("worker", file) for file in files}
+        files = [tmp_path / f"worker{number}" for number in (1, 2, 3)]
+        for file in files:
+            file.write_text(toml(config, step.dsn, source=source(file)))
+        storm = Storm(
+            home, {file: await home.bear("worker", file) for file in files}, step, lab, targets
+        )
         try:
             await lab.connection.executemany(
                 "INSERT INTO relaytest.network_limit (network, at_once, gap, why)"
@@ -383,13 +459,19 @@ async def test_in_a_storm_caps_hold_and_no_target_is_visited_by_two_workers_at_o
             )
             for target in targets:
                 await lab.insert(target.host, await stack.enter_async_context(target.serve()))
-            for strike in STORM:
+            for strike in (
+                storm.kill_a_worker,
+                storm.freeze_a_worker,
+                storm.kill_backends,
+                storm.freeze_backends,
+                storm.cut_the_road,
+            ):
                 await asyncio.sleep(0.3)
-                await strike(home, pids, step, lab)
+                await strike()
                 assert await lab.connection.fetchval("SELECT count(*) FROM relaytest.job"), strike
             await lab.idle()
         finally:
-            for pid in pids.values():
+            for pid in storm.pids.values():
                 kill(pid)
         rows = await lab.connection.fetch(
             "SELECT verdict, count(*) FROM relaytest.verdict_latest GROUP BY 1"
@@ -398,47 +480,3 @@ async def test_in_a_storm_caps_hold_and_no_target_is_visited_by_two_workers_at_o
         assert await lab.connection.fetchval("SELECT count(*) FROM relaytest.trial") == len(targets)
     assert sum(target.doubled for target in targets) == 0
     assert 0 < max(target.crowd for target in targets) <= CAP
-
-
-async def _kill_a_worker(home: Mother, pids: dict[Path, int], step: Step, lab: Lab) -> None:
-    file = next(iter(pids))
-    kill(pids.pop(file))
-    pids[file] = await home.bear("worker", file)
-
-
-async def _freeze_a_worker(home: Mother, pids: dict[Path, int], step: Step, lab: Lab) -> None:
-    """For so long that it is thought dead."""
-    pid = next(iter(pids.values()))
-    os.kill(pid, signal.SIGSTOP)
-    await asyncio.sleep(3.5)
-    os.kill(pid, signal.SIGCONT)
-
-
-async def _kill_backends(home: Mother, pids: dict[Path, int], step: Step, lab: Lab) -> None:
-    await lab.connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-
-
-async def _freeze_backends(home: Mother, pids: dict[Path, int], step: Step, lab: Lab) -> None:
-    rows = await lab.connection.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'relaytest worker'"
-    )
-    for row in rows:
-        os.kill(row[0], signal.SIGSTOP)
-    await asyncio.sleep(2.5)
-    for row in rows:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(row[0], signal.SIGCONT)
-
-
-async def _cut_the_road(home: Mother, pids: dict[Path, int], step: Step, lab: Lab) -> None:
-    """The workers alone cannot reach the database, and the scheduler thinks them dead."""
-    await step.cut()
-    await asyncio.sleep(3.5)
-    await step.mend()
-
-
-STORM = (_kill_a_worker, _freeze_a_worker, _kill_backends, _freeze_backends, _cut_the_road)
