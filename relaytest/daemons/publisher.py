@@ -37,7 +37,7 @@ from relaytest.daemons.zone_files import (
     replace_file,
 )
 from relaytest.net.dns import listed_as
-from relaytest.store import dns_zones, listings, publications
+from relaytest.store import dns_zones, exports, publications
 from relaytest.store.database import Bell, Connection, Database
 
 _LONGEST_SLEEP = timedelta(seconds=60)  # between looks at the listings, if no bell rings
@@ -172,13 +172,13 @@ class Publisher:
         """Fill the drafts with what is listed."""
         code = self.apex.code
         four, six, apex, *master = drafts
-        four.entries = await listings.export(connection, 4, four.write, code)
-        six.entries = await listings.export(connection, 6, six.write, code)
+        four.entries = await exports.addresses(connection, 4, four.write, code)
+        six.entries = await exports.addresses(connection, 6, six.write, code)
         for version in (4, 6):
-            await listings.export_paths(connection, version, apex.write, code, PATH)
+            await exports.names_above(connection, version, apex.write, code, PATH)
         for draft in master:
             for version in (4, 6):
-                draft.entries += await listings.export_records(
+                draft.entries += await exports.records(
                     connection, version, draft.write, code, self.apex.text
                 )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from relaytest.core.zone import serial_of
 
+_LAST_SERIAL = 2**32 - 1
 _HEAD = 4096  # characters of a master file, in which its SOA must be
 
 
@@ -92,11 +93,18 @@ def replace_file(draft: Path, file: Path) -> None:
 
 
 def next_serial(file: Path, now: datetime) -> int:
-    """Return a serial above that of the published master file, whatever the clock says."""
+    """Return a serial above that of the published master file, whatever the clock says.
+
+    After the last of 32 bits the clock counts as greater again (RFC 1982 section 3.2).
+    """
     last = 0
-    with contextlib.suppress(FileNotFoundError), file.open(encoding="ascii") as published:
+    with (
+        contextlib.suppress(FileNotFoundError),
+        file.open(encoding="ascii", errors="replace") as published,  # a person may have been at it
+    ):
         last = serial_of(published.read(_HEAD))
-    return max(last + 1, int(now.timestamp()))
+    clock = int(now.timestamp())
+    return clock if last >= _LAST_SERIAL else max(last + 1, clock)
 
 
 def count_entries(file: Path) -> int:

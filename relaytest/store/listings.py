@@ -1,6 +1,5 @@
 """Who is listed (sql/0003_listing.sql). Nothing else writes these tables."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -115,44 +114,7 @@ DECIDED_SINCE = """
      ORDER BY l.address, l.port LIMIT $3
        FOR UPDATE OF l
 """
-PUBLISHED4 = """
-    SELECT DISTINCT host(address), address FROM relaytest.listing_current
-     WHERE family(address) = 4 AND code = $1 ORDER BY address
-"""
-PUBLISHED6 = """
-    SELECT DISTINCT host(address), address FROM relaytest.listing_current
-     WHERE family(address) = 6 AND code = $1 ORDER BY address
-"""
-EXPORT = "SELECT host FROM ({query}) AS entry"
-# As a master file: owner and records of each entry, on two lines.
-EXPORT_RECORDS = """
-    SELECT line FROM ({query}) AS entry
-     CROSS JOIN LATERAL (SELECT {owner} AS owner) AS named
-     CROSS JOIN LATERAL (VALUES (owner || ' A 127.0.0.' || $1::text),
-                                (owner || ' TXT "' || $2::text || host || '"')) AS record (line)
-"""
-# The names above the entries: of IPv4 the networks that they are in, of IPv6 each nibble.
-EXPORT_PATHS4 = """
-    WITH nearest AS (SELECT DISTINCT network(set_masklen(address, 24)) AS n
-                       FROM ({query}) AS entry),
-    above AS (SELECT n FROM nearest UNION SELECT network(set_masklen(n, 16)) FROM nearest
-              UNION SELECT network(set_masklen(n, 8)) FROM nearest)
-    SELECT concat_ws('.', CASE WHEN masklen(n) > 16 THEN split_part(host(n), '.', 3) END,
-                     CASE WHEN masklen(n) > 8 THEN split_part(host(n), '.', 2) END,
-                     split_part(host(n), '.', 1)) || '{path}'
-      FROM above ORDER BY n
-"""
-EXPORT_PATHS6 = """
-    SELECT DISTINCT right({owner}, 2 * n - 1) || '{path}' AS line
-      FROM ({query}) AS entry CROSS JOIN generate_series(1, 31) AS n ORDER BY line
-"""
-OWNER4 = """concat_ws('.', split_part(host, '.', 4), split_part(host, '.', 3),
-                           split_part(host, '.', 2), split_part(host, '.', 1))"""
-OWNER6 = r"""regexp_replace(reverse(encode(substring(inet_send(address) FROM 5), 'hex')),
-                            '(.)(?=.)', '\1.', 'g')"""
 CODE = "SELECT code FROM relaytest.listing_current WHERE address = $1 AND code = $2 LIMIT 1"
-
-
 _BY_HAND = [event.value for event in BY_HAND]
 
 
@@ -323,66 +285,6 @@ async def recheck(
     """Ask for the automatic retests of the listed and suspected that are due; return how many."""
     done: str = await connection.execute(RECHECK, recheck_every, confirm_after)
     return int(done.rpartition(" ")[2])
-
-
-async def export(
-    connection: Connection, version: int, write: Callable[[bytes], object], code: int = 2
-) -> int:
-    """Stream the published addresses of one IP version, a line each, in order; return the count.
-
-    COPY with a callback needs no memory for the rows and is as fast as psql's copy.
-    """
-    query = EXPORT.format(query=PUBLISHED4 if version == 4 else PUBLISHED6)
-
-    async def take(data: bytes) -> None:
-        write(data)
-
-    done: str = await connection.copy_from_query(query, code, output=take)
-    return int(done.rpartition(" ")[2])
-
-
-async def export_records(
-    connection: Connection, version: int, write: Callable[[bytes], object], code: int, text: str
-) -> int:
-    """Stream the published addresses of one IP version as a master file; return the count.
-
-    Args:
-        connection: See `export`.
-        version: 4 or 6.
-        write: Gets the octets.
-        code: Last octet of the A records.
-        text: Of the TXT records, before the address; without quotes and backslashes.
-    """
-    query = PUBLISHED4 if version == 4 else PUBLISHED6
-    owner = OWNER4 if version == 4 else OWNER6
-    query = EXPORT_RECORDS.format(query=query.replace("$1", "$1::integer"), owner=owner)
-
-    async def take(data: bytes) -> None:
-        write(data)
-
-    done: str = await connection.copy_from_query(query, code, text, output=take)
-    return int(done.rpartition(" ")[2]) // 2
-
-
-async def export_paths(
-    connection: Connection, version: int, write: Callable[[bytes], object], code: int, path: str
-) -> None:
-    """Stream the names above the published addresses of one IP version, a line each, in order.
-
-    Args:
-        connection: See `export`.
-        version: 4 or 6.
-        write: Gets the octets.
-        code: See `export`.
-        path: What stands behind each name.
-    """
-    template, query = (EXPORT_PATHS4, PUBLISHED4) if version == 4 else (EXPORT_PATHS6, PUBLISHED6)
-
-    async def take(data: bytes) -> None:
-        write(data)
-
-    query = template.format(query=query, owner=OWNER6, path=path)
-    await connection.copy_from_query(query, code, output=take)
 
 
 async def code_of(connection: Connection, address: Address, code: int = 2) -> int | None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,3 +59,16 @@ def test_a_serial_grows_whatever_the_clock_says(tmp_path):
     file = tmp_path / "zone"
     file.write_text("$TTL 300\n@ SOA ns. host. 4000000000 3600 900 1209600 300\n")
     assert next_serial(file, NOW) == 4000000001
+
+
+def test_a_file_that_a_person_has_written_in_does_not_stop_the_publisher(tmp_path):
+    file = tmp_path / "zone"
+    file.write_text("; geändert\n@ SOA ns. host. 4000000000 3600 900 1209600 300\n", "utf-8")
+    assert next_serial(file, NOW) == 4000000001
+
+
+@pytest.mark.parametrize("last", [2**32 - 1, 99999999999])
+def test_a_serial_stays_within_its_32_bits(tmp_path, last):
+    file = tmp_path / "zone"
+    file.write_text(f"@ SOA ns. host. {last} 3600 900 1209600 300\n")
+    assert next_serial(file, NOW) == int(NOW.timestamp())

@@ -18,7 +18,7 @@ ANYBODY = "evidence: RING WANT_CHECK / jobs: RING / keys: RING / listings: RING"
 # What each daemon calls, by module of relaytest.store.
 NEEDS = {
     "submit": "jobs: ENQUEUE",
-    "read": "jobs: QUEUE / listings: CODE PUBLISHED4 PUBLISHED6 / exclusions: CURRENT",
+    "read": "jobs: QUEUE / listings: CODE / exports: PUBLISHED4 PUBLISHED6 / exclusions: CURRENT",
     "worker": f"{JUDGING} SESSION_IDS SAVE_SESSION SAVE_OUTCOMES SAVE_VISIT / exclusions: BARRED"
     " / jobs: CLAIM NEXT_DUE FINISH REOPEN RELEASE JOIN_WORKERS BEAT LEAVE_WORKERS",
     "sink": "keys: KEYS / evidence: ADD_RECEIPT WAKE_TRIAL BEGIN_CHECK END_CHECK FORGET_CHECKS",
@@ -28,7 +28,7 @@ NEEDS = {
     " OVERRULED STANDING / name_requests: TAKE DONE FORGET / nominations: ON_FILE"
     " / scope: LOCK CLEAR FILL NO_LABS LABS LIMITS PACE REFUSAL / vantages: BOUND_TO OTHER"
     " / retention: EVIDENCE TRIALS",
-    "publisher": "listings: PUBLISHED4 PUBLISHED6 CODE / dns_zones: WRITE DROP"
+    "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
     " / publications: ORDERS DONE STANDBY RESERVED WIDE",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
     " TRIAL SESSIONS RECEIPTS COUNTS WORKERS / vantages: VIEWS / exclusions: COVERING",

@@ -10,12 +10,12 @@ import pytest
 import relaytest.store
 
 _IN_PARTS = {  # templates; two statements in one
-    "listings.EXPORT",
-    "listings.EXPORT_PATHS4",
-    "listings.EXPORT_PATHS6",
-    "listings.EXPORT_RECORDS",
-    "listings.OWNER4",
-    "listings.OWNER6",
+    "exports.EXPORT",
+    "exports.EXPORT_PATHS4",
+    "exports.EXPORT_PATHS6",
+    "exports.EXPORT_RECORDS",
+    "exports.OWNER4",
+    "exports.OWNER6",
     "migrations.BOOTSTRAP",
 }
 
