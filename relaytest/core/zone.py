@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
-from relaytest.core.config import Config, Publish
+from relaytest.core.config import Config
+from relaytest.core.publishing import Publish
 from relaytest.core.target import Address
 
 OPEN_RELAY = 2  # last octet of the answer for a confirmed open relay: 127.0.0.2
@@ -189,6 +190,11 @@ def serial_of(head: str) -> int:
     """Return the serial of a master file of ours, from its first lines; 0 if it has none."""
     found = re.search(r"^@ SOA \S+ \S+ (\d+) ", head, re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def renumbered(head: str, serial: int) -> str:
+    """Return the first lines of a master file of ours with another serial; others as they are."""
+    return re.sub(r"^(@ SOA \S+ \S+ )\d+ ", rf"\g<1>{serial} ", head, count=1, flags=re.MULTILINE)
 
 
 def _tests(codes: Iterable[int]) -> Iterator[Address]:

@@ -6,16 +6,21 @@ accident is not published: the last files stay, until a person says that it is m
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import structlog
 
-from relaytest.core.config import Config, Publish
+from relaytest.core.config import Config
+from relaytest.core.errors import ConfigError
+from relaytest.core.minisign import Signer
+from relaytest.core.publishing import Publish
 from relaytest.core.zone import (
     PATH,
     Apex,
@@ -24,25 +29,27 @@ from relaytest.core.zone import (
     render_ip4,
     render_ip6,
     render_zone,
-    self_test,
     zones_of,
 )
 from relaytest.daemons.clock import utcnow
+from relaytest.daemons.dns_watch import DnsWatch
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
 from relaytest.daemons.zone_files import (
     Draft,
     changed_entries,
+    checksum,
     count_entries,
     next_serial,
+    put_back,
     replace_file,
+    write_file,
 )
-from relaytest.net.dns import listed_as
 from relaytest.store import dns_zones, exports, publications
 from relaytest.store.database import Bell, Connection, Database
 
 _LONGEST_SLEEP = timedelta(seconds=60)  # between looks at the listings, if no bell rings
 _DECLARE = timedelta(minutes=10)
-_LOOK = timedelta(minutes=1)  # between looks at what DNS answers
+_PROOF = 300.0  # seconds; what DNS answers wrongly after that is not due to the publication
 _FEW = 100  # entries that may always change at once
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -76,12 +83,15 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
 
 async def _keep(publisher: "Publisher", config: Config, database: Database, stop: Stop) -> None:
     """Publish every change of one zone."""
+    watch = DnsWatch(config, publisher)
     async with asyncio.TaskGroup() as group:
         ears = group.create_task(database.listen(["relaytest_listing"], publisher.bell))
+        if config.publish.server:
+            await wait_or_stop(watch.begin(), stop)
         async with asyncio.TaskGroup() as loops:
             loops.create_task(forever("publisher", publisher.publish, publisher.bell, stop))
             if config.publish.server:
-                loops.create_task(_look(config, publisher, stop))
+                loops.create_task(watch.keep(stop))
         ears.cancel()
 
 
@@ -107,13 +117,20 @@ class Publisher:
         self._database = database
         self._digests: dict[str, str] = {}
         self._stamped_at = _NEVER
+        self._writing = asyncio.Lock()
+        self._signer = _signer(publish)
+        self._attested = False
+        self._undo: dict[str, str] = {}  # files of the last publication: the former's digest
+        self._published_at = -math.inf
+        self._withdrawn: dict[str, str] | None = None  # digests of what was rolled back
         self._orders = publications.Orders(0, shut=False)
 
     async def publish(self) -> timedelta:
         """Write what changed; return how long to sleep."""
         await asyncio.sleep(self._publish.debounce.total_seconds())
         try:
-            await self._publish_drafts()
+            async with self._writing:
+                await self._publish_drafts()
         except OSError as error:  # a full disk, say
             log.error("zone not written; the last one stays", error=str(error))
         except _UnlikelyError as error:
@@ -204,6 +221,9 @@ class Publisher:
     def _replace_changed(self, drafts: Sequence[Draft], now: datetime) -> None:
         """Publish drafts that differ from what stands, or all if the stamps grow old."""
         ordered = bool(self._orders.pending)  # the heads may differ, too
+        digests = {draft.suffix: draft.digest for draft in drafts}
+        if digests == self._withdrawn and not ordered:
+            return
         restamp = ordered or now - self._stamped_at > self._publish.expire_after / 4
         changed = [
             one
@@ -213,16 +233,79 @@ class Publisher:
         for draft in changed:
             draft.finish()
         self._refuse_the_unlikely(changed)
+        if changed:
+            self._undo, self._withdrawn = {}, None
         for draft in changed:
-            replace_file(draft.path, self._file(draft.suffix))
+            if replace_file(draft.path, self._file(draft.suffix)):
+                self._undo[draft.suffix] = self._digests.get(draft.suffix, "")
             self._digests[draft.suffix] = draft.digest
         if restamp:
             self._stamped_at = now
         if changed:
+            self._published_at = time.monotonic()
             self._reload()
+            self._attested = False
             counts = {draft.suffix: draft.entries for draft in drafts if draft.stamped}
             log.info("published", zone=self.apex.zone, **counts)
             self.published.ring()
+        self._attest(now)
+
+    def _attest(self, now: datetime) -> None:
+        """Write the checksums of all files, for mirrors, unless they are right."""
+        if self._attested:
+            return
+        try:
+            self._write_checksums(now)
+        except OSError as error:
+            log.error("checksums not written", zone=self.apex.zone, error=str(error))
+        else:
+            self._attested = True
+
+    def _write_checksums(self, now: datetime) -> None:
+        suffixes = ("ip4", "ip6", "apex", *(("zone",) if self._publish.zone_file else ()))
+        files = [self._file(suffix) for suffix in suffixes]
+        sums = "".join(f"{checksum(file)}  {file.name}\n" for file in files)
+        write_file(self._file("sha256"), sums)
+        signature, key = self._file("sha256.minisig"), self._file("pub")
+        if self._signer is None:
+            signature.unlink(missing_ok=True)
+            return
+        comment = f"{self.apex.zone} at {now.isoformat(timespec='seconds')}"
+        write_file(signature, self._signer.sign(sums.encode(), comment))
+        write_file(key, self._signer.public_key)
+
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether the last publication was a short time ago, and there was one before it."""
+        return bool(self._undo) and time.monotonic() - self._published_at < _PROOF
+
+    async def roll_back(self) -> None:
+        """Put the files before the last publication back; the same is not published again.
+
+        It is when it changes, or a person orders it.
+
+        Raises:
+            OSError: The disk cannot.
+        """
+        async with self._writing:
+            self._withdrawn = dict(self._digests)
+            await asyncio.to_thread(self._put_back)
+
+    def _put_back(self) -> None:
+        now = utcnow()
+        for suffix, digest in self._undo.items():
+            file = self._file(suffix)
+            put_back(file, next_serial(self._file("zone"), now))
+            self._digests[suffix] = digest
+        self._reload()
+        self._attested = False
+        self._attest(now)
+        self._undo = {}
+
+    def publish_again(self) -> None:
+        """Publish what was rolled back: the fault was not in it."""
+        self._withdrawn = None
+        self.bell.ring()
 
     def _reload(self) -> None:
         """Tell rbldnsd to look at its files now; it looks by itself once a minute."""
@@ -237,32 +320,18 @@ class Publisher:
             log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))
 
 
-async def _look(config: Config, publisher: Publisher, stop: Stop) -> None:
-    """Ask the DNS server for the test entries of RFC 5782 section 5; log when that changes."""
-    healthy: bool | None = None
+def _signer(publish: Publish) -> Signer | None:
+    """Read the key.
 
-    async def look() -> timedelta:
-        nonlocal healthy
-        wrong = await failing_tests(config, publisher.apex)
-        if (not wrong) is not healthy:
-            healthy = not wrong
-            tell: Callable[..., object] = log.info if healthy else log.error
-            zone = publisher.apex.zone
-            tell("dns self-test", zone=zone, server=config.publish.server, wrong=wrong)
-        return _LOOK
-
-    published = publisher.published
-    await wait_or_stop(published.wait(_LOOK), stop)  # a server that starts with us is not up yet
-    await forever("publisher", look, published, stop)
-
-
-async def failing_tests(config: Config, apex: Apex | None = None) -> list[str]:
-    """Return what the DNS server answers wrongly, a line for each test entry of a zone."""
-    wrong = []
-    apex = apex or apex_of(config.publish)
-    for name, expected in self_test(apex.zone, apex.codes):
-        got = await listed_as(config.publish.server, name, config.dns.timeout)
-        if got != ([expected] if expected else []):
-            said = "no answer" if got is None else ", ".join(got) or "not listed"
-            wrong.append(f"{name}: {said}, not {expected or 'not listed'}")
-    return wrong
+    Raises:
+        ConfigError: There is none in the file.
+    """
+    if not publish.signing_key:
+        return None
+    try:
+        return Signer(Path(publish.signing_key).read_bytes())
+    except (OSError, ConfigError) as error:
+        raise ConfigError(
+            f"publish.signing_key is {publish.signing_key!r}: {error}; "
+            "make one with: openssl genpkey -algorithm ed25519 -out FILE"
+        ) from None

@@ -6,13 +6,14 @@ A reader never sees half a zone, and a crash leaves the last good one.
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from relaytest.core.zone import serial_of
+from relaytest.core.zone import renumbered, serial_of
 
 _LAST_SERIAL = 2**32 - 1
 _HEAD = 4096  # characters of a master file, in which its SOA must be
@@ -71,8 +72,26 @@ class Draft:
         self.path.unlink(missing_ok=True)
 
 
-def replace_file(draft: Path, file: Path) -> None:
+def former(file: Path) -> Path:
+    """Where the file is that a published one replaced."""
+    return file.with_name(f".former-{file.name}")
+
+
+def _keep(file: Path) -> bool:
+    """Keep a published file as `former`; it is published anew even where that cannot be done."""
+    try:
+        former(file).unlink(missing_ok=True)
+        former(file).hardlink_to(file)
+    except OSError:  # there is none; a file system without links; two publishers at once
+        return False
+    return True
+
+
+def replace_file(draft: Path, file: Path) -> bool:
     """Rename a finished draft over the published file, so that it survives a power cut.
+
+    Returns:
+        Whether the published one is kept as `former`.
 
     Raises:
         OSError: The disk cannot.
@@ -80,6 +99,7 @@ def replace_file(draft: Path, file: Path) -> None:
     with draft.open("rb") as content:
         os.fchmod(content.fileno(), 0o644)  # the DNS server runs as another user
         os.fsync(content.fileno())
+    kept = _keep(file)
     if file.exists():
         # rbldnsd sees a change by size and whole seconds only
         second = max(int(draft.stat().st_mtime), int(file.stat().st_mtime) + 1)
@@ -90,6 +110,57 @@ def replace_file(draft: Path, file: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    return kept
+
+
+def put_back(file: Path, serial: int) -> None:
+    """Publish the former file again.
+
+    Args:
+        file: The published one.
+        serial: To give it if it is a master file; secondaries follow no smaller one (RFC 1982).
+
+    Raises:
+        OSError: The disk cannot, or there is none.
+    """
+    with former(file).open(encoding="ascii", errors="surrogateescape") as old:
+        head = old.read(_HEAD)
+        with tempfile.NamedTemporaryFile(
+            "w",
+            dir=file.parent,
+            prefix=".draft-",
+            delete=False,
+            encoding="ascii",
+            errors="surrogateescape",
+        ) as draft:
+            draft.write(renumbered(head, serial))
+            shutil.copyfileobj(old, draft)
+    replace_file(Path(draft.name), file)
+
+
+def checksum(file: Path) -> str:
+    """Return the SHA-256 of a file as sha256sum writes it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def write_file(file: Path, text: str) -> None:
+    """Write a small file as a whole.
+
+    Raises:
+        OSError: The disk cannot.
+    """
+    draft = Draft(file.parent, file.name, text)
+    try:
+        draft.finish()
+        replace_file(draft.path, file)
+        former(file).unlink(missing_ok=True)
+    finally:
+        draft.discard()
 
 
 def next_serial(file: Path, now: datetime) -> int:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from relaytest.core.config import Publish
+from relaytest.core.publishing import Publish
 from relaytest.core.zone import (
     CODES,
     OUTPUT,

@@ -16,14 +16,17 @@ from pathlib import Path
 import pytest
 
 from relaytest.core.config import split_endpoint
+from relaytest.core.errors import ConfigError
 from relaytest.core.zone import query_name, self_test, serial_of, zones_of
 from relaytest.daemons import answerer, publisher
+from relaytest.daemons.dns_watch import failing_tests
 from relaytest.daemons.loop import Stop
-from relaytest.daemons.publisher import Publisher, failing_tests
+from relaytest.daemons.publisher import Publisher
 from relaytest.net.dns import listed_as
 from relaytest.store import publications
 from tests.daemons.peers import seen
 from tests.lab import NOBODYS, lab_config, running, until
+from tests.mta.packages import require
 from tests.mta.process import fresh_address, fresh_port
 
 ZONE = "relays.example"
@@ -105,12 +108,12 @@ def entries(folder: Path, suffix="ip4") -> list[str]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int, int]]:
-    found = {file.name: file.stat() for file in folder.iterdir()}
+    found = {file.name: file.stat() for file in folder.glob(f"{ZONE}.*")}
     return {name: (one.st_ino, one.st_mtime_ns, one.st_size) for name, one in found.items()}
 
 
 def drafts(folder: Path) -> list[str]:
-    return [file.name for file in folder.iterdir() if file.name.startswith(".")]
+    return [file.name for file in folder.iterdir() if file.name.startswith(".draft-")]
 
 
 # --- what looks like an accident
@@ -280,6 +283,7 @@ async def test_the_first_zone_is_written_though_nobody_is_listed(make, folder):
         f"{ZONE}.apex",
         f"{ZONE}.ip4",
         f"{ZONE}.ip6",
+        f"{ZONE}.sha256",
     ]
     assert entries(folder) == entries(folder, "ip6") == []
 
@@ -357,7 +361,9 @@ async def test_only_the_file_that_changed_is_written_again(make, folder, connect
     await publishing.publish()
     after = state(folder)
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {f"{ZONE}.ip6", f"{ZONE}.apex"}  # the names above it are new, too
+    assert changed == {
+        f"{ZONE}.{suffix}" for suffix in ("ip6", "apex", "sha256")
+    }  # the names above it are new, too
 
 
 async def test_the_names_above_all_entries_are_in_the_apex_file(make, folder, connection):
@@ -466,7 +472,7 @@ async def test_a_disk_that_cannot_sync_gets_no_first_zone_and_no_draft(
         await publishing.publish()
     assert (complained(logged), state(folder)) == (True, {})
     await publishing.publish()
-    assert len(state(folder)) == 3
+    assert len(state(folder)) == 4
 
 
 async def test_a_full_disk_keeps_the_last_zone_and_is_told_as_such(
@@ -581,7 +587,7 @@ async def test_a_bad_pidfile_is_told_and_harms_nobody(
     pidfile = tmp_path / "pid"
     pidfile.write_text(pid)
     await make(pidfile=str(pidfile)).publish()
-    assert (killed, len(state(folder))) == ([], 3)
+    assert (killed, len(state(folder))) == ([], 4)
     assert "rbldnsd not signalled" in {one["event"] for one in logged}
 
 
@@ -636,6 +642,118 @@ async def test_the_daemon_tells_once_how_the_dns_server_is(dsn, database, folder
         (told,) = await until(look, "a word of the self-test")
         assert (told["log_level"], told["wrong"]) == ("info", [])
         assert lab.config.publish.server == told["server"]
+
+
+# --- for mirrors, and back
+
+
+def sums_are_right(folder: Path) -> bool:
+    command = ["sha256sum", "--check", "--strict", f"{ZONE}.sha256"]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def signature_is_right(folder: Path) -> bool:
+    program = require("minisign")
+    verify = [str(program.path), "-V", "-m", f"{ZONE}.sha256", "-p", f"{ZONE}.pub"]
+    done = subprocess.run(
+        verify, cwd=folder, env=program.environment, capture_output=True, check=False
+    )
+    return done.returncode == 0
+
+
+def make_key(file: Path) -> None:
+    """As the README says."""
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", file], check=True)
+
+
+async def test_mirrors_find_the_checksums_of_all_files_after_each_publication(
+    make, folder, connection
+):
+    publishing = make(zone_file=True)
+    for last in "12":
+        await put_on(connection, f"192.0.2.{last}")
+        await publishing.publish()
+        assert sums_are_right(folder)
+    named = [line.split("  ")[1] for line in (folder / f"{ZONE}.sha256").read_text().splitlines()]
+    assert named == [f"{ZONE}.{suffix}" for suffix in ("ip4", "ip6", "apex", "zone")]
+    assert not (folder / f"{ZONE}.sha256.minisig").exists()
+
+
+async def test_checksums_that_the_disk_did_not_take_are_written_later(
+    make, folder, connection, monkeypatch, logged
+):
+    publishing = make()
+    await put_on(connection, "192.0.2.1")
+    with monkeypatch.context() as patch:
+        patch.setattr(publisher, "write_file", full)
+        await publishing.publish()
+    assert "192.0.2.1" in lines(folder)
+    assert "checksums not written" in {one["event"] for one in logged}
+    await publishing.publish()
+    assert sums_are_right(folder)
+
+
+async def test_mirrors_can_verify_who_made_the_checksums(make, folder, tmp_path, connection):
+    key = tmp_path / "key.pem"
+    make_key(key)
+    publishing = make(signing_key=str(key))
+    for last in "12":
+        await put_on(connection, f"192.0.2.{last}")
+        await publishing.publish()
+        assert signature_is_right(folder)
+    await make().publish()
+    assert not (folder / f"{ZONE}.sha256.minisig").exists(), "it would not fit"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x"])
+def test_a_signing_key_that_is_none_is_refused_with_what_to_do(make, tmp_path, content):
+    key = tmp_path / "key.pem"
+    if content is not None:
+        key.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"publish.signing_key is .*openssl genpkey"):
+        make(signing_key=str(key))
+
+
+async def test_a_publication_is_rolled_back_and_not_repeated_until_it_changes(
+    make, folder, connection
+):
+    publishing = make(zone_file=True)
+    await put_on(connection, "192.0.2.1")
+    await publishing.publish()
+    assert not publishing.can_roll_back, "there is nothing before the first"
+    await put_on(connection, "192.0.2.2")
+    await publishing.publish()
+    bad = serial_of((folder / f"{ZONE}.zone").read_text())
+    assert publishing.can_roll_back
+    await publishing.roll_back()
+    assert not publishing.can_roll_back
+    await publishing.publish()
+    assert [line for line in lines(folder) if line.startswith("192")] == ["192.0.2.1"]
+    master = (folder / f"{ZONE}.zone").read_text()
+    assert ("1.2.0.192" in master, "2.2.0.192" in master) == (True, False)
+    assert serial_of(master) > bad
+    assert sums_are_right(folder)
+    await put_on(connection, "192.0.2.3")
+    await publishing.publish()
+    assert [line[-1] for line in lines(folder) if line.startswith("192")] == ["1", "2", "3"]
+    assert sums_are_right(folder)
+
+
+async def test_what_was_rolled_back_is_published_again_if_a_person_or_the_watch_says_so(
+    make, folder, connection
+):
+    publishing = make()
+    await publishing.publish()
+    await put_on(connection, "192.0.2.2")
+    await publishing.publish()
+    await publishing.roll_back()
+    publishing.publish_again()
+    await publishing.publish()
+    assert "192.0.2.2" in lines(folder)
+    await publishing.roll_back()
+    await publications.order(connection, ZONE, "force", "root", "it is right")
+    await publishing.publish()
+    assert "192.0.2.2" in lines(folder)
 
 
 # --- the daemon

@@ -9,11 +9,13 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+import structlog
 
 from relaytest.core.dns_check import Outcome, Question, Subject, further, questions
 from relaytest.core.dns_rules import judge
-from relaytest.core.zone import zones_of
-from relaytest.daemons import answerer, publisher
+from relaytest.core.zone import query_name, zones_of
+from relaytest.daemons import answerer, dns_watch, publisher
+from relaytest.net.dns import listed_as
 from relaytest.net.dns_query import ask, ask_all
 from tests.cli.program import relaytest
 from tests.lab import NOBODYS, Lab, lab_config, running, until
@@ -222,3 +224,58 @@ async def test_the_command_tells_what_it_finds(lab, tmp_path, dsn):
         wrong = await asyncio.to_thread(relaytest, *words, "--listed", "192.0.2.200")
         assert wrong.returncode == 1
         assert "200.2.0.192.relays.example A: NXDOMAIN" in wrong.stdout
+
+
+async def test_files_that_break_the_zone_on_a_real_server_are_rolled_back(
+    database, dsn, tmp_path, monkeypatch
+):
+    """As if a new version wrote files without the test entries."""
+    host = fresh_address()
+    place = f"{host}:{fresh_port(host)}"
+    config = lab_config(
+        tmp_path / "zone",
+        publish={"server": place, "debounce": "10ms"},
+        scope={"allow": NOBODYS},
+    )
+    monkeypatch.setattr(dns_watch, "_LOOK", timedelta(milliseconds=100))
+    monkeypatch.setattr(dns_watch, "_AGAIN", timedelta(milliseconds=200))
+    zones = Path(config.publish.directory)
+    suffixes = (("ip4set", "ip4"), ("ip6trie", "ip6"), ("generic", "apex"))
+    args = [f"{ZONE}:{type_}:{zones / ZONE}.{suffix}" for type_, suffix in suffixes]
+
+    async def says(address: str) -> list[str] | None:
+        return await listed_as(place, query_name(ip_address(address), ZONE), LONG)
+
+    async def seen_as(address: str, code: str | None) -> None:
+        async def look() -> bool | None:
+            return await says(address) == ([code] if code else []) or None
+
+        await until(look, f"{address} as {code}")
+
+    with structlog.testing.capture_logs() as logged:
+        async with running(config, database, dsn, (publisher.run,)) as system:
+            await system.connection.execute(TRIAL)
+
+            async def first() -> bool | None:
+                return (zones / f"{ZONE}.apex").exists() or None
+
+            await until(first, "the files")
+            with Rbldnsd(tmp_path / "rbldnsd", args, host, int(place.rpartition(":")[2]), check=1):
+                await put(system, LISTED[0])
+                await seen_as(str(LISTED[0]), "127.0.0.2")
+                await until(lambda: _told(logged, "dns self-test"), "a word of the self-test")
+                monkeypatch.setattr(publisher, "render_ip4", lambda *_, **__: ":2:broken\n")
+                await put(system, LISTED[1])
+                await seen_as("127.0.0.2", None)
+                await seen_as("127.0.0.2", "127.0.0.2")
+                assert await says(str(LISTED[0])) == ["127.0.0.2"]
+                assert await says(str(LISTED[1])) == []
+                await until(lambda: _told(logged, "zone rolled back"), "a word of it")
+                monkeypatch.undo()
+                await put(system, LISTED[2])
+                await seen_as(str(LISTED[2]), "127.0.0.2")
+                await seen_as("127.0.0.2", "127.0.0.2")
+
+
+async def _told(logged, word: str) -> bool | None:
+    return any(one["event"].startswith(word) for one in logged) or None

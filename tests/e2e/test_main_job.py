@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from relaytest.core.zone import query_name
-from relaytest.daemons.publisher import failing_tests
+from relaytest.daemons.dns_watch import failing_tests
 from relaytest.net.dns import listed_as
 from relaytest.store import listings
 from relaytest.store.evidence import Trial

@@ -144,6 +144,7 @@ RECIPES = {
     "unbound": Recipe(packages=("unbound",), program="usr/sbin/unbound"),
     "dnsperf": Recipe(packages=("dnsperf",), program="usr/bin/dnsperf"),
     "pgbouncer": Recipe(packages=("pgbouncer",), program="usr/sbin/pgbouncer"),
+    "minisign": Recipe(packages=("minisign",), program="usr/bin/minisign"),
     "nmap": Recipe(
         packages=("nmap", "nmap-common"),
         program="usr/bin/nmap",
