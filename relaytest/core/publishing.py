@@ -12,6 +12,9 @@ class Publish(Section):
     """The DNS zone."""
 
     zone: HostName = Field("relays.example", description="name of the list")
+    by_version: bool = Field(
+        default=False, description="also v4.ZONE and v6.ZONE, for clients that want one IP version"
+    )
     zone_file: bool = Field(default=False, description="also ZONE.zone, for NSD, Knot or BIND")
     directory: str = Field("", description="where the zone files go; empty: --data/zone")
     ttl: Duration = Field(

@@ -36,6 +36,7 @@ class Apex:
         ttl: Of entries, of the SOA and of negative answers (RFC 2308 section 3).
         text: TXT of an entry; the address is appended.
         code: Last octet of the A records of its entries.
+        versions: Of IP; others are not in it.
         shut: The list is at its end: empty, without test entries (RFC 6471 section 3.4).
     """
 
@@ -45,6 +46,7 @@ class Apex:
     ttl: timedelta
     text: str
     code: int = OPEN_RELAY
+    versions: tuple[int, ...] = (4, 6)
     shut: bool = False
 
     @property
@@ -92,7 +94,15 @@ def outputs_of(apex: Apex) -> Apex:
 def zones_of(config: Config) -> tuple[Apex, ...]:
     """Return the zones that are published, the list itself first."""
     apex = apex_of(config.publish)
-    return (apex, outputs_of(apex)) if config.listing.outputs else (apex,)
+    zones = [apex]
+    if config.listing.outputs:
+        zones.append(outputs_of(apex))
+    if config.publish.by_version:
+        zones += [
+            replace(apex, zone=f"v{version}.{apex.zone}", versions=(version,))
+            for version in apex.versions
+        ]
+    return tuple(zones)
 
 
 def query_name(address: Address, zone: str) -> str:
@@ -272,7 +282,8 @@ def answer(labels: str, apex: Apex, listed: Callable[[Address], int | None]) -> 
         return question
     if question in _TEST_NETWORK and (code := int(question) & 255) in apex.codes:
         return Entry(code, "Test entry (RFC 5782), no real listing")
-    found = None if apex.shut or question == _NEVER_LISTED else listed(question)
+    never = apex.shut or question == _NEVER_LISTED or question.version not in apex.versions
+    found = None if never else listed(question)
     if found is None:
         # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
         return Absence.DATA if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Absence.NAME

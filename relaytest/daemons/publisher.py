@@ -189,12 +189,12 @@ class Publisher:
         """Fill the drafts with what is listed."""
         code = self.apex.code
         four, six, apex, *master = drafts
-        four.entries = await exports.addresses(connection, 4, four.write, code)
-        six.entries = await exports.addresses(connection, 6, six.write, code)
-        for version in (4, 6):
+        for version in self.apex.versions:
+            draft = four if version == 4 else six
+            draft.entries = await exports.addresses(connection, version, draft.write, code)
             await exports.names_above(connection, version, apex.write, code, PATH)
         for draft in master:
-            for version in (4, 6):
+            for version in self.apex.versions:
                 draft.entries += await exports.records(
                     connection, version, draft.write, code, self.apex.text
                 )

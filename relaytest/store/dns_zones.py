@@ -1,4 +1,4 @@
-"""What the zones say of themselves, for a DNS server on the database (sql/0011_dns.sql)."""
+"""What the zones say of themselves, for a DNS server on the database (sql/0011, 0012)."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,17 @@ from relaytest.store.database import Connection
 
 WRITE = """
     INSERT INTO relaytest.dns_zone AS z
-        (zone, nameservers, hostmaster, ttl, about, entry, code, codes)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        (zone, nameservers, hostmaster, ttl, about, entry, code, codes, versions)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (zone) DO UPDATE SET
         nameservers = excluded.nameservers, hostmaster = excluded.hostmaster, ttl = excluded.ttl,
-        about = excluded.about, entry = excluded.entry, code = excluded.code, codes = excluded.codes
-     WHERE (z.nameservers, z.hostmaster, z.ttl, z.about, z.entry, z.code, z.codes)
+        about = excluded.about, entry = excluded.entry, code = excluded.code,
+        codes = excluded.codes, versions = excluded.versions
+     WHERE (z.nameservers, z.hostmaster, z.ttl, z.about, z.entry, z.code, z.codes,
+            z.versions)
            IS DISTINCT FROM (excluded.nameservers, excluded.hostmaster, excluded.ttl,
-                             excluded.about, excluded.entry, excluded.code, excluded.codes)
+                             excluded.about, excluded.entry, excluded.code, excluded.codes,
+                             excluded.versions)
 """
 DROP = "DELETE FROM relaytest.dns_zone WHERE zone <> ALL ($1::text[])"
 
@@ -38,4 +41,5 @@ async def write_zone(connection: Connection, apex: Apex) -> None:
         apex.text,
         0 if apex.shut else apex.code,  # nothing is listed under 0
         apex.codes,
+        apex.versions,
     )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from relaytest.core.config import parse_config
 from relaytest.core.publishing import Publish
 from relaytest.core.zone import (
     CODES,
@@ -26,6 +27,7 @@ from relaytest.core.zone import (
     render_zone,
     self_test,
     serial_of,
+    zones_of,
 )
 
 ZONE = "relays.example"
@@ -358,3 +360,19 @@ def test_the_head_of_a_master_file_has_what_the_zone_says_of_itself():
 def test_the_serial_is_read_from_the_head():
     assert serial_of(render_zone(APEX, 4294967295)) == 4294967295
     assert serial_of("") == serial_of("@ SOA only half a li") == 0
+
+
+def test_zones_of_one_ip_version_are_made_if_they_are_wanted():
+    config = parse_config({"publish": {"zone": ZONE, "by_version": True}})
+    zones = {apex.zone: apex.versions for apex in zones_of(config)}
+    assert zones == {ZONE: (4, 6), f"v4.{ZONE}": (4,), f"v6.{ZONE}": (6,)}
+    assert len(zones_of(parse_config({}))) == 1
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_zone_of_one_ip_version_says_nothing_of_the_other(version):
+    apex = replace(APEX, versions=(version,))
+    for text in ("192.0.2.99", "2001:db8::1"):
+        address = ip_address(text)
+        found = answer(query_name(address, "").rstrip("."), apex, lambda _: 2)
+        assert isinstance(found, Entry) is (address.version == version)

@@ -25,6 +25,7 @@ from tests.mta.rbldnsd import Rbldnsd
 
 ZONE = "relays.example"
 OUTPUTS = f"outputs.{ZONE}"
+BY_VERSION = (f"v4.{ZONE}", f"v6.{ZONE}")
 LONG = timedelta(seconds=5)
 LISTED = tuple(
     ip_address(text) for text in ("192.0.2.99", "192.0.2.100", "203.0.113.7", "2001:db8:1:2:3::9")
@@ -52,7 +53,7 @@ async def lab(database, dsn, tmp_path) -> AsyncIterator[Lab]:
     host = fresh_address()
     config = lab_config(
         tmp_path / "zone",
-        publish={"zone_file": True, "nameservers": ["ns1.example.net"]},
+        publish={"zone_file": True, "by_version": True, "nameservers": ["ns1.example.net"]},
         scope={"allow": NOBODYS},
         listing={"outputs": True},
         answer={"listen": f"{host}:{fresh_port(host)}"},
@@ -88,7 +89,7 @@ def serving(kind: str, lab: Lab, root: Path, dsn: str) -> Iterator[str]:
     if kind == "rbldnsd":
         args = [
             f"{zone}:{type_}:{zones / zone}.{suffix}"
-            for zone in (OUTPUTS, ZONE)
+            for zone in (OUTPUTS, *BY_VERSION, ZONE)
             for type_, suffix in (("ip4set", "ip4"), ("ip6trie", "ip6"), ("generic", "apex"))
         ]
         server = Rbldnsd(root / kind, args, host, port, check=1)
@@ -116,6 +117,20 @@ async def test_every_rule_is_kept(lab, tmp_path, dsn, kind):
     skipped = NOT_HERE | ({"W6"} if kind == "nsd" else set())  # it has one zone here
     assert {id_ for id_, one in found.items() if one is Outcome.SKIPPED} == skipped
     assert not {Outcome.WARNED, Outcome.FAILED} & set(found.values()), found
+
+
+@pytest.mark.parametrize("kind", ["answerer", "pdns", "rbldnsd"])
+async def test_a_zone_of_one_ip_version_has_no_other_entries(lab, kind, tmp_path, dsn):
+    with serving(kind, lab, tmp_path, dsn) as place:
+        for zone in BY_VERSION:
+            listed = [
+                address
+                for address in LISTED
+                if await listed_as(place, query_name(address, zone), LONG) == ["127.0.0.2"]
+            ]
+            assert listed == [one for one in LISTED if f"v{one.version}.{ZONE}" == zone]
+            found = await outcomes(place, Subject(zone, tuple(listed)))
+            assert Outcome.FAILED not in found.values(), found
 
 
 @pytest.mark.parametrize("kind", ["answerer", "pdns", "rbldnsd"])
@@ -169,7 +184,7 @@ async def test_powerdns_needs_no_more_than_its_role(lab, connection):
         rows = await connection.fetch("SELECT type FROM relaytest.dns_records($1)", name)
         assert {row["type"] for row in rows} == {"A", "TXT"}
         zones = await connection.fetch("SELECT zone FROM relaytest.dns_zones()")
-        assert {row["zone"] for row in zones} == {ZONE, OUTPUTS}
+        assert {row["zone"] for row in zones} == {ZONE, OUTPUTS, *BY_VERSION}
 
 
 @pytest.mark.parametrize("kind", ["pdns", "nsd", "rbldnsd", "answerer"])

@@ -133,7 +133,8 @@ class Site:
     async def _lookup(self, address: Address, message: str = "", status: int = 200) -> HTMLResponse:
         async with self._database.transaction() as connection:
             standing = await pages.standing_of(connection, address)
-        names = {apex.code: query_name(address, apex.zone) for apex in zones_of(self._config)}
+        zones = reversed(zones_of(self._config))  # of several with one code the first counts
+        names = {apex.code: query_name(address, apex.zone) for apex in zones}
         values = {"standing": standing, "names": names, "dns": await self._dns(address)}
         return self._page("lookup.html", status, address=address, message=message, **values)
 
