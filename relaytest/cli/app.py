@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import admin, check, dns_check, show, zones
+from relaytest.cli import admin, advice, check, dns_check, show, zones
 from relaytest.cli.common import AsJson, ConfigFile, DataFolder
 from relaytest.cli.common import database as _database
 from relaytest.cli.common import end as _end
@@ -117,6 +117,7 @@ def up(
 
 app.command("check")(check.command)
 app.command("dns-check")(dns_check.command)
+app.command("advice")(advice.command)
 app.command("publish")(zones.publish)
 app.command("shutdown-zone")(zones.shutdown_zone)
 admin.register(app)

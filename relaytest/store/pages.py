@@ -40,6 +40,7 @@ SESSIONS = """
            at, ours, octets
       FROM relaytest.session WHERE trial = $1 ORDER BY id LIMIT 200
 """
+SAID = "SELECT ours, octets FROM relaytest.session WHERE trial = $1 ORDER BY id LIMIT 8"
 RECEIPTS = """
     SELECT id, form, mailbox, peer, helo, reverse_path, forward_path, received_at, copies, size,
            substr(message, 1, 65536) AS message
@@ -56,6 +57,9 @@ WORKERS = """
 """
 
 
+_MOST_SAID = 20_000  # octets that are looked through for the product's name
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """All that there is to say about one address; the rows of the statements above."""
@@ -68,6 +72,12 @@ class Standing:
     exclusions: list[asyncpg.Record]
     nominations: list[asyncpg.Record]
     vantages: list[asyncpg.Record]
+
+    @property
+    def decisive(self) -> asyncpg.Record | None:
+        """The verdict that tells most of how the address relays."""
+        by_weight = sorted(self.verdicts, key=lambda row: row["verdict"] != "open")
+        return next(iter(by_weight), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,17 @@ async def trial_evidence(connection: Connection, trial: int) -> TrialEvidence | 
         [(session, _transcript(session)) for session in sessions],
         await connection.fetch(RECEIPTS, trial),
     )
+
+
+async def said_in(connection: Connection, trial: int) -> str:
+    """Return what the server said in the first sessions of a trial, bounded."""
+    parts = [
+        octets
+        for row in await connection.fetch(SAID, trial)
+        for ours, octets in zip(row["ours"][:40], row["octets"], strict=False)
+        if not ours
+    ]
+    return b"".join(parts)[:_MOST_SAID].decode("latin-1")
 
 
 def _transcript(session: asyncpg.Record) -> Transcript:

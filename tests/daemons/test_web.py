@@ -13,7 +13,7 @@ import pytest
 
 from relaytest.core.config import split_endpoint
 from relaytest.core.token import Mailbox, Token, issue
-from relaytest.daemons import answerer, scheduler, sink, web, worker
+from relaytest.daemons import answerer, scheduler, shipped, sink, web, worker
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.web.pages import make_application
 from relaytest.net.http_server import serve_http
@@ -132,6 +132,16 @@ async def judged(connection, explanation: str, verdict="closed", address=A, numb
         address,
         verdict,
         explanation,
+    )
+
+
+async def found_open(connection, *forms: str, address=A, number=1) -> None:
+    await connection.execute(
+        "INSERT INTO relaytest.verdict (trial, address, port, verdict, reason, confidence,"
+        " explanation, forms) VALUES ($1, $2::text::inet, 25, 'open', 'relayed', 'high', '', $3)",
+        number,
+        address,
+        forms,
     )
 
 
@@ -730,3 +740,59 @@ async def test_a_suspected_and_an_excluded_address_are_told_so(site, connection)
     assert "Suspected (port 25)" in page.text.replace("<strong>", "").replace("</strong>", "")
     assert "192.0.2.0/24 is" in page.words
     assert "&lt;owner&gt; objects" in page.text
+
+
+# --- how to close it
+
+
+async def test_the_owner_is_told_what_to_set_in_the_software_seen(site, connection):
+    await put_on(connection)
+    await talked(connection, b"", b"220 mx.example ESMTP Postfix\r\n", b"EHLO x\r\n", b"250 mx\r\n")
+    await found_open(connection, "S-DOM/R-PLAIN")
+    assert f'href="/fix/{A}"' in (await site.get(f"/lookup/{A}")).text
+    page = await site.get(f"/fix/{A}")
+    assert page.status == 200
+    assert "It looks like Postfix" in page.words
+    assert "permit_mynetworks, permit_sasl_authenticated" in page.words
+    assert "A sender anybody can claim" in page.words
+    assert "Open to all" not in page.words
+    assert "MAIL FROM:<sender@domain>" in page.words
+    assert "Exim" not in page.words
+
+
+async def test_only_what_the_server_says_tells_its_name(site, connection):
+    await put_on(connection)
+    await talked(connection, b"220 mx.example ESMTP Postfix\r\n", HOSTILE)
+    await found_open(connection, "S-EXT/R-PLAIN", "no-such-form")
+    page = await site.get(f"/fix/{A}")
+    assert "We do not know this software" in page.words
+    assert "Open to all" in page.words
+    assert "<script>" not in page.text
+
+
+async def test_an_open_port_says_more_than_a_closed_one(site, connection):
+    await put_on(connection)
+    await talked(connection, b"", b"220 mx.example ESMTP Exim 4.96\r\n")
+    await judged(connection, "", address=A)
+    await found_open(connection, "S-NULL/R-PLAIN")
+    page = await site.get(f"/fix/{A}")
+    assert "It looks like Exim" in page.words
+
+
+@pytest.mark.parametrize("path", [f"/fix/{B}", "/fix/2001:db8::1"])
+async def test_an_address_that_was_not_tested_gets_what_holds_for_all(site, path):
+    page = await site.get(path)
+    assert page.status == 200
+    assert "This address was not tested" in page.words
+    assert "hidden client address" in page.words
+
+
+async def test_all_products_have_their_advice_on_one_page(site):
+    page = await site.get("/fix")
+    assert page.status == 200
+    assert all(one.name in page.words for one in shipped.advice().products)
+    assert len(page.text) < 30_000
+
+
+async def test_no_advice_for_what_is_no_address(site):
+    assert (await site.get("/fix/nonsense")).status == 400

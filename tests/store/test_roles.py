@@ -31,7 +31,7 @@ NEEDS = {
     "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
     " / publications: ORDERS DONE STANDBY RESERVED WIDE",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
-    " TRIAL SESSIONS RECEIPTS COUNTS WORKERS / vantages: VIEWS / exclusions: COVERING",
+    " TRIAL SESSIONS SAID RECEIPTS COUNTS WORKERS / vantages: VIEWS / exclusions: COVERING",
 }
 
 # Rights go by table and column: who may change a row in one way may change it in the other.

@@ -58,6 +58,8 @@ def make_application(config: Config, database: Database) -> FastAPI:
     application.get("/lookup")(site.find)
     application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
     application.get("/evidence/{trial}", response_class=HTMLResponse)(site.evidence)
+    application.get("/fix", response_class=HTMLResponse)(site.fix_anything)
+    application.get("/fix/{address:path}", response_class=HTMLResponse)(site.fix)
     for name in _TEXTS:
         application.get(f"/{name}", response_class=HTMLResponse)(partial(site.text, f"{name}.html"))
     application.post("/removal", response_class=HTMLResponse)(site.removal)
@@ -104,6 +106,7 @@ class Site:
         self._templates.filters["visible"] = lambda octets: mask(visible(octets))
         self._templates.filters["masked"] = mask
         self._templates.filters["duration"] = format_value
+        self._templates.filters["plain"] = lambda path: path.replace("${", "").replace("}", "")
 
     async def home(self) -> HTMLResponse:
         """One field, and how much is listed."""
@@ -157,6 +160,30 @@ class Site:
         response = self._page("evidence.html", evidence=found, forms=self._forms)
         response.headers["X-Robots-Tag"] = "noindex"
         return response
+
+    async def fix_anything(self) -> HTMLResponse:
+        """What closes a relay, product by product."""
+        return self._page("fix-all.html", advice=shipped.advice())
+
+    async def fix(self, address: str) -> HTMLResponse:
+        """What closes this relay."""
+        try:
+            parsed = parse_address(address)
+        except ValueError:
+            return self._not_an_address(address)
+        async with self._database.transaction() as connection:
+            verdict = (await pages.standing_of(connection, parsed)).decisive
+            said = await pages.said_in(connection, verdict["trial"]) if verdict else ""
+        advice, by_id = shipped.advice(), {form.id: form for form in self._forms.values()}
+        relayed = [by_id[id_] for id_ in (verdict["forms"] if verdict else ()) if id_ in by_id]
+        return self._page(
+            "fix.html",
+            address=parsed,
+            verdict=verdict,
+            forms=relayed,
+            product=advice.product_of(said),
+            holes=advice.holes_of(relayed) if relayed else (),
+        )
 
     async def removal(
         self, address: Annotated[str, Form(max_length=60)], port: Annotated[int, Form()] = 25
