@@ -8,14 +8,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import BinaryIO
 
 from relaytest.core.zone import renumbered, serial_of
 
 _LAST_SERIAL = 2**32 - 1
+_STEPS = (1 << 20, 1 << 10, 1)  # octets that are compared at once
+_LONGEST_LINE = 4096  # octets; an entry has at most 40
 _HEAD = 4096  # characters of a master file, in which its SOA must be
 
 
@@ -179,10 +182,11 @@ def next_serial(file: Path, now: datetime) -> int:
 
 
 def count_entries(file: Path) -> int:
-    """Count the entries of an rbldnsd file; 0 if there is none."""
+    """Count the lines of an rbldnsd file from its first entry on; 0 if there is none."""
     try:
         with file.open("rb") as lines:
-            return sum(1 for _ in _entries(lines))
+            _skip_head(lines)
+            return sum(block.count(b"\n") for block in iter(lambda: lines.read(_STEPS[0]), b""))
     except FileNotFoundError:
         return 0
 
@@ -196,7 +200,79 @@ def changed_entries(old: Path, new: Path, most: int) -> int:
         most: It stops above this number.
     """
     with old.open("rb") as before, new.open("rb") as after:
-        return _differences(_entries(before), _entries(after), most)
+        _skip_head(before)
+        _skip_head(after)
+        ends = _skip_same(before, after)
+        return _differences(
+            _entries(_lines(before, ends[0])), _entries(_lines(after, ends[1])), most
+        )
+
+
+def _skip_head(file: BinaryIO) -> None:
+    """Go to the first entry; what is before it has a time in it, and so always differs."""
+    while line := file.readline():
+        if next(_entries([line]), None):
+            file.seek(-len(line), os.SEEK_CUR)
+            return
+
+
+def _skip_same(one: BinaryIO, other: BinaryIO) -> tuple[int, int]:
+    """Go to the lines that differ, over all before them; return where they end in each file.
+
+    Of a million entries all but a few are the same, and are not worth to be looked at singly.
+    """
+    first, others_first = one.tell(), other.tell()
+    last, others_last = one.seek(0, os.SEEK_END), other.seek(0, os.SEEK_END)
+    most = min(last - first, others_last - others_first)
+
+    def alike_after(done: int, size: int) -> bool:
+        return _block(one, first + done, size) == _block(other, others_first + done, size)
+
+    def alike_before(done: int, size: int) -> bool:
+        at, others_at = last - done - size, others_last - done - size
+        return _block(one, at, size) == _block(other, others_at, size)
+
+    head = _longest(most, alike_after)
+    tail = _longest(most - head, alike_before)
+    _seek_line(one, first, first + head)
+    _seek_line(other, others_first, others_first + head)
+    return _line_end(one, last - tail), _line_end(other, others_last - tail)
+
+
+def _longest(most: int, alike: Callable[[int, int], bool]) -> int:
+    """Return how many octets are alike, asking for `size` of them after the first `done`."""
+    done = 0
+    for size in _STEPS:
+        while done + size <= most and alike(done, size):
+            done += size
+    return done
+
+
+def _lines(file: BinaryIO, end: int) -> Iterator[bytes]:
+    """Read the lines up to a place in a file."""
+    left = end - file.tell()
+    while left > 0 and (line := file.readline()):
+        left -= len(line)
+        yield line
+
+
+def _block(file: BinaryIO, at: int, size: int) -> bytes:
+    file.seek(at)
+    return file.read(size)
+
+
+def _seek_line(file: BinaryIO, first: int, at: int) -> None:
+    """Go to the beginning of the line in which `at` is."""
+    back = max(first, at - _LONGEST_LINE)
+    file.seek(back + _block(file, back, at - back).rfind(b"\n") + 1)
+
+
+def _line_end(file: BinaryIO, at: int) -> int:
+    """Return where the line ends in which `at` is."""
+    here = file.tell()
+    line = _block(file, at, _LONGEST_LINE)
+    file.seek(here)
+    return at + (line.find(b"\n") + 1 or len(line))
 
 
 def _entries(lines: Iterable[bytes]) -> Iterator[bytes]:

@@ -21,9 +21,10 @@ EXPORT_RECORDS = """
       FROM (SELECT host, {owner} AS owner FROM ({query}) AS entry OFFSET 0) AS named
 """
 # The names above the entries: of IPv4 the networks that they are in, of IPv6 each nibble; of each
-# entry only what the one before it does not have already.
+# entry only what the one before it does not have already; so one that is there twice does no harm.
 EXPORT_PATHS4 = """
-    WITH entry AS (SELECT address - '0.0.0.0'::inet AS n FROM ({query}) AS published),
+    WITH entry AS (SELECT address - '0.0.0.0'::inet AS n FROM relaytest.listing_current
+                    WHERE family(address) = 4 AND code = $1),
     step AS MATERIALIZED (SELECT n, n # lag(n, 1, ~n) OVER (ORDER BY n) AS new FROM entry)
     SELECT (n >> 8 & 255) || '.' || (n >> 16 & 255) || '.' || (n >> 24) || '{path}'
       FROM step WHERE new >> 8 <> 0
@@ -33,7 +34,8 @@ EXPORT_PATHS4 = """
     SELECT (n >> 24) || '{path}' FROM step WHERE new >> 24 <> 0
 """
 EXPORT_PATHS6 = """
-    WITH named AS MATERIALIZED (SELECT address, {owner} AS owner FROM ({query}) AS published),
+    WITH named AS MATERIALIZED (SELECT address, {owner} AS owner FROM relaytest.listing_current
+                                 WHERE family(address) = 6 AND code = $1),
     step AS (SELECT address, owner, masklen(inet_merge(
                         address, lag(address) OVER (ORDER BY address))) / 4 AS shared FROM named)
     SELECT right(owner, 2 * n - 1) || '{path}'
@@ -117,6 +119,5 @@ async def names_above(
         code: See `addresses`.
         path: What stands behind each name.
     """
-    template, query = (EXPORT_PATHS4, PUBLISHED4) if version == 4 else (EXPORT_PATHS6, PUBLISHED6)
-    query = template.format(query=query, owner=OWNER6, path=path)
+    query = (EXPORT_PATHS4 if version == 4 else EXPORT_PATHS6).format(owner=OWNER6, path=path)
     await _stream(connection, query, code, write=write)
