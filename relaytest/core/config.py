@@ -31,6 +31,7 @@ from relaytest.core.publishing import Publish
 from relaytest.core.target import NEVER, Network, Scope
 from relaytest.core.token import LENGTH
 from relaytest.core.values import parse_endpoint, parse_host_name
+from relaytest.core.website import Web
 
 _MAPPED = IPv6Network("::ffff:0:0/96")  # addresses in it are taken for the IPv4 they mean
 # `"token@domain"` must fit into a local part of 64 octets (RFC 5321 section 4.5.3.1.1)
@@ -264,12 +265,6 @@ class Answer(Section):
     """The built-in DNS answerer of `relaytest up`."""
 
     listen: Endpoint = Field("127.0.0.1:8053", description="address:port, UDP and TCP")
-
-
-class Web(Section):
-    """The public pages."""
-
-    listen: Endpoint = Field("127.0.0.1:8025", description="address:port")
 
 
 class Log(Section):

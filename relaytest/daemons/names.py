@@ -1,6 +1,7 @@
 """Names as targets: one job for each address of the hosts that take mail for a name."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -33,11 +34,14 @@ class NameDesk:
         async with self._database.transaction() as connection:
             requests = await name_requests.take(connection, _AT_ONCE)
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(self._addresses(request.name)) for request in requests]
+            asked = [
+                group.create_task(mail_addresses(self._resolver, request.name))
+                for request in requests
+            ]
         for request, task in zip(requests, asked, strict=True):
-            found, why = task.result()
-            if found is not None or request.tries >= _TRIES:
-                await self._note(request, found or [], why)
+            answer = task.result()
+            if not answer.silent or request.tries >= _TRIES:
+                await self._note(request, list(answer.found), answer.why)
         return timedelta(0) if len(requests) == _AT_ONCE else _LONGEST_SLEEP
 
     async def _note(self, request: NameRequest, found: list[Address], why: str) -> None:
@@ -46,19 +50,34 @@ class NameDesk:
             await name_requests.done(connection, request.id, outcome)
         log.info("name looked up", name=request.name, outcome=outcome)
 
-    async def _addresses(self, name: str) -> tuple[list[Address] | None, str]:
-        """Return the addresses of all hosts that take mail for a name, or why there are none.
 
-        None: no answer came, and it is worth asking again.
-        """
-        try:
-            hosts = await self._resolver.mail_hosts(name)
-        except NullMxError:
-            return [], "it has a null MX (RFC 7505): no host takes mail for it"
-        if hosts is None or any(host.addresses is None for host in hosts):
-            return None, "the DNS gives no answer"
-        found = [address for host in hosts for address in host.addresses or ()]
-        return list(dict.fromkeys(found))[:_MOST], "it has no address"
+@dataclass(frozen=True, slots=True)
+class MailAddresses:
+    """Where mail for a name goes.
+
+    Attributes:
+        found: The hosts' addresses, the preferred first, each with its host's name.
+        why: Why there are none, or "".
+        silent: The DNS gave no answer, and it is worth asking again.
+    """
+
+    found: dict[Address, str]
+    why: str = ""
+    silent: bool = False
+
+
+async def mail_addresses(resolver: Resolver, name: str) -> MailAddresses:
+    """Look up the addresses of all hosts that take mail for a name; 16 at most."""
+    try:
+        hosts = await resolver.mail_hosts(name)
+    except NullMxError:
+        return MailAddresses({}, "it has a null MX (RFC 7505): no host takes mail for it")
+    if hosts is None or any(host.addresses is None for host in hosts):
+        return MailAddresses({}, "the DNS gives no answer", silent=True)
+    pairs = [(address, host.name) for host in hosts for address in host.addresses or ()]
+    first = dict(reversed(pairs))  # a host is named by the best that leads to it
+    found = {address: first[address] for address, _ in pairs}
+    return MailAddresses(dict(list(found.items())[:_MOST]), "" if found else "it has no address")
 
 
 async def _ask(connection: Connection, request: NameRequest, addresses: list[Address]) -> str:

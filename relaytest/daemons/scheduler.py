@@ -20,8 +20,8 @@ from relaytest.daemons.loop import Stop, forever
 from relaytest.daemons.names import NameDesk
 from relaytest.daemons.pulse import Watch
 from relaytest.net.dns import Resolver
+from relaytest.store import allowances, jobs, keys, listings, scope, vantages
 from relaytest.store import evidence as evidence_store
-from relaytest.store import jobs, keys, listings, scope, vantages
 from relaytest.store import retention as keeping
 from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.evidence import Trial
@@ -276,6 +276,8 @@ class Scheduler:
 
     async def forget(self) -> None:
         """Delete what is old enough, in small steps, so that nobody waits for long."""
+        async with self._database.transaction() as connection:
+            await allowances.forget(connection)
         retention = self._config.retention
         for forget, older in (
             (keeping.forget_evidence, retention.evidence),

@@ -1,5 +1,6 @@
 """What the pages and the command line show: reading only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import asyncpg
@@ -27,7 +28,7 @@ NOMINATIONS = """
      WHERE address = $1 HAVING count(*) > 0
 """
 JOBS = """
-    SELECT port, reason::text, priority, run_at, leased, requests
+    SELECT id, port, reason::text, priority, run_at, leased, requests
       FROM relaytest.job WHERE address = $1 ORDER BY port
 """
 HISTORY = """
@@ -45,6 +46,9 @@ RECEIPTS = """
     SELECT id, form, mailbox, peer, helo, reverse_path, forward_path, received_at, copies, size,
            substr(message, 1, 65536) AS message
       FROM relaytest.receipt WHERE trial = $1 ORDER BY id LIMIT 50
+"""
+LISTED = """
+    SELECT DISTINCT address FROM relaytest.listing_current WHERE address = ANY ($1::inet[])
 """
 COUNTS = """
     SELECT (SELECT count(DISTINCT address) FROM relaytest.listing_current) AS listed,
@@ -137,6 +141,11 @@ def _transcript(session: asyncpg.Record) -> Transcript:
     for exchange in zip(session["at"], session["ours"], session["octets"], strict=True):
         transcript.add(Exchange(*exchange))
     return transcript
+
+
+async def listed(connection: Connection, addresses: Sequence[Address]) -> set[Address]:
+    """Return those of the addresses that are listed now."""
+    return {row["address"] for row in await connection.fetch(LISTED, addresses)}
 
 
 async def counts(connection: Connection) -> asyncpg.Record:

@@ -9,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlencode
 
 import asyncpg
+import dns.message
+import dns.rdatatype
+import dns.rrset
 import pytest
 
 from relaytest.core.config import split_endpoint
@@ -16,6 +19,8 @@ from relaytest.core.token import Mailbox, Token, issue
 from relaytest.daemons import answerer, scheduler, shipped, sink, web, worker
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.web.pages import make_application
+from relaytest.net.dns import Resolver
+from relaytest.net.dns_server import serve_dns
 from relaytest.net.http_server import serve_http
 from relaytest.store.database import Database, open_database
 from tests.daemons.peers import Target, seen
@@ -89,9 +94,11 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def serving(database: Database, tmp_path, **sections) -> AsyncIterator[Site]:
-    application = make_application(lab_config(tmp_path, **sections), database)
-    async with serve_http("127.0.0.1", 0, application) as place:
-        yield Site(place)
+    config = lab_config(tmp_path, **sections)
+    async with Resolver(config.dns.nameservers, config.dns.timeout) as resolver:
+        application = make_application(config, database, resolver)
+        async with serve_http("127.0.0.1", 0, application) as place:
+            yield Site(place)
 
 
 @pytest.fixture
@@ -277,7 +284,7 @@ async def test_an_unlisted_address_has_no_removal_form(site):
     page = await site.get(f"/lookup/{A}")
     assert page.status == 200
     assert "Not listed." in page.text
-    assert "/removal" not in page.text
+    assert 'action="/removal"' not in page.text
 
 
 async def test_an_ipv6_address_has_a_page(site, connection):
@@ -291,11 +298,11 @@ async def test_a_waiting_and_a_running_test_are_told(site, connection):
     await connection.execute(
         "INSERT INTO relaytest.retest (target, reason) VALUES ($1, 'nominated')", A
     )
-    assert "A test of port 25 is waiting" in (await site.get(f"/lookup/{A}")).words
+    assert "A test of port 25</a> is waiting" in (await site.get(f"/lookup/{A}")).words
     await connection.execute(
         "UPDATE relaytest.job SET leased = true, worker = 1, lease_until = now()"
     )
-    assert "A test of port 25 is running" in (await site.get(f"/lookup/{A}")).words
+    assert "A test of port 25</a> is running" in (await site.get(f"/lookup/{A}")).words
 
 
 async def test_the_history_of_an_address_is_public(site, connection):
@@ -461,22 +468,24 @@ async def test_other_paths_are_a_404(site):
 async def test_a_removal_request_for_a_listed_address_is_a_most_urgent_job(site, connection):
     await put_on(connection)
     page = await site.post("/removal", {"address": A, "port": 25})
-    assert page.status == 202
-    assert "Your request is in." in page.text
+    (job,) = await connection.fetchrow("SELECT id FROM relaytest.job")
+    assert (page.status, page.headers["location"]) == (303, f"/request/{job}")
     assert await jobs_of(connection) == [(A, 25, "removal-request", 0)]
-    assert "A test of port 25 is waiting" in page.words
+    assert (
+        f'<a href="/request/{job}">A test of port 25</a>' in (await site.get(f"/lookup/{A}")).text
+    )
 
 
 async def test_the_port_may_be_left_out(site, connection):
     await put_on(connection)
-    assert (await site.post("/removal", {"address": A})).status == 202
+    assert (await site.post("/removal", {"address": A})).status == 303
     assert await jobs_of(connection) == [(A, 25, "removal-request", 0)]
 
 
 async def test_a_second_request_joins_the_first(site, connection):
     await put_on(connection)
     for _ in range(3):
-        assert (await site.post("/removal", {"address": A})).status == 202
+        assert (await site.post("/removal", {"address": A})).status == 303
     assert await connection.fetch("SELECT requests FROM relaytest.job") == [(3,)]
 
 
@@ -540,7 +549,7 @@ async def test_a_broken_form_is_told_so(site, connection, fields, status):
 async def test_only_a_post_can_ask_for_removal(site, connection, method):
     await put_on(connection)
     page = await site.get(f"/removal?address={A}&port=25", method)
-    assert page.status == 405
+    assert page.status == (200 if method == "GET" else 405)
     assert await jobs_of(connection) == []
 
 
@@ -562,7 +571,7 @@ async def test_one_connection_to_the_database_is_enough_for_a_request(dsn, conne
         asyncio.timeout(5),
     ):
         assert (await site.post("/removal", {"address": B})).status == 409
-        assert (await site.post("/removal", {"address": A})).status == 202
+        assert (await site.post("/removal", {"address": A})).status == 303
 
 
 # --- guards
@@ -796,3 +805,154 @@ async def test_all_products_have_their_advice_on_one_page(site):
 
 async def test_no_advice_for_what_is_no_address(site):
     assert (await site.get("/fix/nonsense")).status == 400
+
+
+# --- who asks, and how often
+
+
+async def test_the_visitor_is_told_of_his_own_address(database, connection, tmp_path):
+    proxied = {"proxies": ["127.0.0.0/8"]}
+    await put_on(connection)
+    async with serving(database, tmp_path, web=proxied) as site:
+        for client, state in ((A, "listed"), (B, "not listed")):
+            page = await site.say("GET / HTTP/1.1", b"", f"X-Forwarded-For: 6.6.6.6, {client}")
+            words = page.words.replace("<strong>", "").replace("</strong>", "")
+            assert f'"/lookup/{client}">{client}</a>, which is {state}.' in words
+
+
+async def test_what_a_stranger_says_of_himself_is_not_believed(site):
+    page = await site.say("GET / HTTP/1.1", b"", f"X-Forwarded-For: {A}")
+    assert A not in page.text
+    assert "/lookup/127.0.0.1" in page.text
+
+
+async def test_one_network_asks_so_often_and_no_more(database, connection, tmp_path):
+    sections = {"web": {"proxies": ["127.0.0.0/8"], "client_requests": 2}}
+    await put_on(connection)
+    async with serving(database, tmp_path, **sections) as site:
+
+        async def ask(client: str) -> Page:
+            return await site.post("/removal", {"address": A}, f"X-Forwarded-For: {client}")
+
+        pages = [await ask(f"2001:db8:1:1::{n}") for n in range(4)]
+        assert [page.status for page in pages] == [303, 303, 429, 429]
+        assert 3500 < int(pages[-1].headers["retry-after"]) <= 3600
+        assert "Come back in 60 min" in pages[-1].words
+        assert (await ask("2001:db8:1:2::1")).status == 303
+    assert await connection.fetchval("SELECT requests FROM relaytest.job") == 3
+
+
+async def test_all_together_ask_so_often_and_no_more(database, connection, tmp_path):
+    await put_on(connection)
+    async with serving(database, tmp_path, web={"requests": 1}) as site:
+        assert (await site.post("/removal", {"address": A})).status == 303
+        assert (await site.post("/removal", {"address": A})).status == 429
+
+
+# --- names
+
+
+async def test_a_name_shows_the_addresses_that_take_its_mail(database, connection, tmp_path):
+    await put_on(connection)
+
+    async def answer(query: dns.message.Message) -> dns.message.Message:
+        response = dns.message.make_response(query)
+        name, kind = query.question[0].name, query.question[0].rdtype
+        records = {"lab.example.": "10 mx.lab.example.", "mx.lab.example.": A}
+        if kind == (dns.rdatatype.MX if name.to_text() == "lab.example." else dns.rdatatype.A):
+            text = records.get(name.to_text(), "10 .")
+            response.answer.append(
+                dns.rrset.from_text(name, 60, "IN", dns.rdatatype.to_text(kind), text)
+            )
+        return response
+
+    async with serve_dns("127.0.0.1", 0, answer) as (host, port):
+        known = {"dns": {"nameservers": [f"{host}:{port}"], "timeout": "2s"}}
+        async with serving(database, tmp_path, **known) as site:
+            page = await site.get("/lookup?address=Lab.Example.")
+    assert page.status == 200
+    assert f'<td><a href="/lookup/{A}">{A}</a></td><td>mx.lab.example</td><td>listed</td>' in (
+        page.text
+    )
+
+
+async def test_without_dns_a_name_is_told_so(site):
+    page = await site.get("/lookup?address=mail.nowhere.example")
+    assert page.status == 503
+    assert "the DNS gives no answer" in page.words
+
+
+# --- the progress of a request
+
+
+async def requested(connection) -> int:
+    return await connection.fetchval(
+        "INSERT INTO relaytest.retest (target, reason) VALUES ($1, 'operator') RETURNING id", A
+    )
+
+
+async def ends(connection, job: int, explanation="Refused <all>.") -> None:
+    """The job's trial, visit and verdict."""
+    await connection.execute(
+        "INSERT INTO relaytest.trial (id, job, address, port, reason, requester, visits, probed_at,"
+        " ended) VALUES (1, $1, $2::text::inet, 25, 'operator', 'x', 1, now(), true)",
+        job,
+        A,
+    )
+    await connection.execute("DELETE FROM relaytest.job")
+    await judged(connection, explanation)
+
+
+async def test_a_request_has_a_page_that_goes_on_by_itself(site, connection):
+    job = await requested(connection)
+    page = await site.get(f"/request/{job}")
+    assert page.status == 200
+    assert "Waiting for its turn" in page.words
+    assert '<noscript><meta http-equiv="refresh"' in page.text
+    await ends(connection, job)
+    page = await site.get(f"/request/{job}")
+    assert "closed and off the list" in page.words
+    assert "Refused &lt;all&gt;." in page.text
+    assert "refresh" not in page.text
+    assert "<script" not in page.text
+
+
+async def test_events_tell_of_each_change_and_end_with_the_verdict(site, connection):
+    job = await requested(connection)
+
+    async def later() -> None:
+        await asyncio.sleep(0.2)
+        await ends(connection, job)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(later())
+        page = await site.get(f"/request/{job}/events")
+    events = [line for line in page.text.splitlines() if line.startswith("event: ")]
+    assert events == ["event: progress", "event: progress", "event: end"]
+    assert "Waiting for its turn" in page.words
+    assert page.words.rindex("off the list") > page.words.index("Waiting for its turn")
+    assert page.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_lines_from_outside_are_no_events(site, connection):
+    job = await requested(connection)
+    await ends(connection, job, "x\n\nevent: end\ndata: y\r\rz")
+    page = await site.get(f"/request/{job}/events")
+    events = [line for line in page.text.splitlines() if line.startswith("event:")]
+    assert events == ["event: progress", "event: end"]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "7", "9" * 40])
+async def test_a_request_that_is_not_there_is_a_404(site, number):
+    assert (await site.get(f"/request/{number}")).status == 404
+    assert (await site.get(f"/request/{number}/events")).status == 404
+
+
+async def test_a_style_sheet_may_be_kept_for_its_name_changes_with_it(site):
+    home = (await site.get("/")).text
+    path = home.partition('rel="stylesheet" href="')[2].partition('"')[0]
+    page = await site.get(path)
+    assert page.status == 200
+    assert page.headers["content-type"].startswith("text/css")
+    assert "immutable" in page.headers["cache-control"]
+    assert (await site.get("/static/pages.py")).status == 404

@@ -27,11 +27,12 @@ NEEDS = {
     " / listings: STATE ENTER EXIT_OF INPUTS SUSPECT LEAVE NOTE_CHANGE EXPIRED RECHECK RELAYED"
     " OVERRULED STANDING / name_requests: TAKE DONE FORGET / nominations: ON_FILE"
     " / scope: LOCK CLEAR FILL NO_LABS LABS LIMITS PACE REFUSAL / vantages: BOUND_TO OTHER"
-    " / retention: EVIDENCE TRIALS",
+    " / retention: EVIDENCE TRIALS / allowances: FORGET",
     "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
     " / publications: ORDERS DONE STANDBY RESERVED WIDE",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
-    " TRIAL SESSIONS SAID RECEIPTS COUNTS WORKERS / vantages: VIEWS / exclusions: COVERING",
+    " TRIAL SESSIONS SAID RECEIPTS COUNTS WORKERS LISTED / vantages: VIEWS / exclusions: COVERING"
+    " / allowances: USE / progress: JOB AHEAD TRIALS ANSWERS RETURNED VERDICT STANDS",
 }
 
 # Rights go by table and column: who may change a row in one way may change it in the other.

@@ -1,39 +1,32 @@
 """Routes and pages."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 from fastapi import FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
-from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
+from relaytest.core.errors import RefusedRequestError
 from relaytest.core.target import Address, parse_address
-from relaytest.core.token import mask
-from relaytest.core.transcript import visible
-from relaytest.core.values import format_value
+from relaytest.core.values import parse_host_name
 from relaytest.core.zone import query_name, zones_of
 from relaytest.daemons import shipped
 from relaytest.daemons.loop import Stop
+from relaytest.daemons.names import mail_addresses
+from relaytest.daemons.web.guard import Doorman, guard
+from relaytest.daemons.web.progress import ProgressPages
+from relaytest.daemons.web.render import Renderer
+from relaytest.net.dns import Resolver
 from relaytest.net.dns_query import ask
 from relaytest.net.http_server import serve_http
 from relaytest.store import jobs, pages
 from relaytest.store.database import Database
 
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 _TEXTS = ("about-testing", "criteria", "faq", "using")
-_LONGEST_BODY = 2048  # octets of a form
 
 log = structlog.get_logger("web")
 
@@ -44,16 +37,24 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     Raises:
         OSError: web.listen is taken or not ours.
     """
-    application = make_application(config, database)
+    async with Resolver(config.dns.nameservers, config.dns.timeout) as resolver:
+        application = make_application(config, database, resolver)
+        await _serve(config, application, stop)
+
+
+async def _serve(config: Config, application: FastAPI, stop: Stop) -> None:
     async with serve_http(*split_endpoint(config.web.listen), application):
         log.info("listening", at=config.web.listen)
         await stop.wait()
 
 
-def make_application(config: Config, database: Database) -> FastAPI:
+def make_application(config: Config, database: Database, resolver: Resolver) -> FastAPI:
     """Return the pages as an ASGI application."""
     application = FastAPI(title="relaytest", docs_url=None, redoc_url=None, openapi_url=None)
-    site = Site(config, database)
+    renderer = Renderer(config)
+    site = Site(config, database, resolver, renderer)
+    ProgressPages(config, database, renderer).add_to(application)
+    application.get("/static/{name}")(site.file)
     application.get("/", response_class=HTMLResponse)(site.home)
     application.get("/lookup")(site.find)
     application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
@@ -62,68 +63,72 @@ def make_application(config: Config, database: Database) -> FastAPI:
     application.get("/fix/{address:path}", response_class=HTMLResponse)(site.fix)
     for name in _TEXTS:
         application.get(f"/{name}", response_class=HTMLResponse)(partial(site.text, f"{name}.html"))
+    application.get("/removal", response_class=HTMLResponse)(site.removal_form)
     application.post("/removal", response_class=HTMLResponse)(site.removal)
     application.add_exception_handler(404, site.no_page)
     application.add_exception_handler(405, site.wrong_use)
     application.add_exception_handler(RequestValidationError, site.wrong_use)
-    application.middleware("http")(_guard)
+    application.middleware("http")(guard)
     return application
-
-
-async def _guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Bound the body, answer for the database, and set the headers of every page."""
-    length = request.headers.get("content-length", "0")
-    if request.method == "POST" and (not length.isdigit() or int(length) > _LONGEST_BODY):
-        response: Response = PlainTextResponse("The form is too long.\n", 413)
-    elif request.method == "POST" and "chunked" in request.headers.get("transfer-encoding", ""):
-        response = PlainTextResponse("Send the form with a Content-Length.\n", 411)
-    else:
-        try:
-            response = await proceed(request)
-        except DatabaseAwayError:
-            response = PlainTextResponse("The database is away; please try again.\n", 503)
-            response.headers["Retry-After"] = "5"
-        except Exception:
-            log.exception("page failed", path=request.url.path)
-            response = PlainTextResponse("Something is wrong here; we can see what.\n", 500)
-    response.headers.update(_HEADERS)
-    return response
 
 
 class Site:
     """The pages' handlers: rows in, HTML out."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(
+        self, config: Config, database: Database, resolver: Resolver, renderer: Renderer
+    ) -> None:
         self._config = config
         self._database = database
+        self._resolver = resolver
+        self._renderer = renderer
+        self._page = renderer.page
+        self._doorman = Doorman(config)
         self._forms = shipped.battery_of(config).by_number()
         self._asked = shipped.battery_of(config).up_to(config.tier)
-        self._templates = Environment(
-            loader=PackageLoader("relaytest.daemons.web"),
-            autoescape=True,
-            undefined=StrictUndefined,
-        )
-        self._templates.filters["visible"] = lambda octets: mask(visible(octets))
-        self._templates.filters["masked"] = mask
-        self._templates.filters["duration"] = format_value
-        self._templates.filters["plain"] = lambda path: path.replace("${", "").replace("}", "")
 
-    async def home(self) -> HTMLResponse:
-        """One field, and how much is listed."""
+    async def home(self, request: Request) -> HTMLResponse:
+        """One field, how things are with the visitor's own address, and how much is listed."""
+        visitor = self._doorman.client(request)
         async with self._database.transaction() as connection:
             counts = await pages.counts(connection)
-        return self._page("home.html", counts=counts)
+            listed = await pages.listed(connection, [visitor] if visitor else [])
+        return self._page("home.html", counts=counts, visitor=visitor, visitor_listed=bool(listed))
+
+    async def file(self, name: str) -> Response:
+        """A style sheet or a script."""
+        try:
+            return self._renderer.file(name)
+        except KeyError:
+            return self._page("message.html", 404, title="No such page", text="")
 
     async def text(self, template: str) -> HTMLResponse:
         """One of the pages that hold no more than the configuration and our word."""
         return self._page(template, config=self._config, forms=len(self._asked))
 
-    async def find(self, address: str = "") -> Response:
+    async def find(self, request: Request, address: str = "") -> Response:
         """The home page's form lands here."""
         try:
             return RedirectResponse(f"/lookup/{parse_address(address)}", 303)
         except ValueError:
-            return self._not_an_address(address)
+            try:
+                name = parse_host_name(address.strip())
+            except ValueError:
+                return self._not_an_address(address)
+        return await self._find_name(request, name)
+
+    async def _find_name(self, request: Request, name: str) -> Response:
+        """Show the addresses that take mail for a name."""
+        async with self._database.transaction() as connection:
+            wait = await self._doorman.admit(connection, request, "name")
+        if wait:
+            return self._too_often(wait)
+        answer = await mail_addresses(self._resolver, name)
+        async with self._database.transaction() as connection:
+            listed = await pages.listed(connection, list(answer.found))
+        rows = [(address, host, address in listed) for address, host in answer.found.items()]
+        status = 200 if rows else 503 if answer.silent else 404
+        return self._page("names.html", status, name=name, rows=rows, why=answer.why)
 
     async def lookup(self, address: str) -> HTMLResponse:
         """Everything about one address."""
@@ -185,9 +190,16 @@ class Site:
             holes=advice.holes_of(relayed) if relayed else (),
         )
 
+    async def removal_form(self) -> HTMLResponse:
+        """The form for whoever did not come by way of the address's page."""
+        return self._page("removal.html")
+
     async def removal(
-        self, address: Annotated[str, Form(max_length=60)], port: Annotated[int, Form()] = 25
-    ) -> HTMLResponse:
+        self,
+        request: Request,
+        address: Annotated[str, Form(max_length=60)],
+        port: Annotated[int, Form()] = 0,
+    ) -> Response:
         """Ask for the retest that takes a listed address off the list.
 
         Only what is listed is tested; for any other address no packet is sent.
@@ -197,22 +209,24 @@ class Site:
         except ValueError:
             return self._not_an_address(address)
         async with self._database.transaction() as connection:
+            wait = await self._doorman.admit(connection, request, "removal")
+        if wait:
+            return self._too_often(wait)
+        async with self._database.transaction() as connection:
             standing = await pages.standing_of(connection, parsed)
-            listed = port in {row["port"] for row in standing.listings}
-            if listed:
-                request = jobs.Request(
-                    str(parsed), "removal-request", port=port, requester="removal form"
-                )
-                try:
-                    await jobs.enqueue(connection, request)
-                except RefusedRequestError as error:
-                    return self._page("message.html", 409, title="Not possible", text=str(error))
-        if not listed:
+            ports = [row["port"] for row in standing.listings if row["port"]]
+            port = port or next(iter(ports), 0)
+            wanted = jobs.Request(
+                str(parsed), "removal-request", port=port, requester="removal form"
+            )
+            try:
+                job = await jobs.enqueue(connection, wanted) if port in ports else None
+            except RefusedRequestError as error:
+                return self._page("message.html", 409, title="Not possible", text=str(error))
+        if job is None:
             return await self._lookup(parsed, "This address is not listed: nothing to do.", 409)
-        log.info("removal requested", address=str(parsed), port=port)
-        return await self._lookup(
-            parsed, "Your request is in. The server is tested again now; reload to see.", 202
-        )
+        log.info("removal requested", address=str(parsed), port=port, job=job)
+        return RedirectResponse(f"/request/{job}", 303)
 
     async def no_page(self, _: Request, __: Exception) -> HTMLResponse:
         """Say that there is nothing under this URL."""
@@ -228,11 +242,12 @@ class Site:
             "message.html",
             400,
             title="Not an address",
-            text=f"{text[:60]!r} is no IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1.",
+            text=f"{text[:60]!r} is no IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1, "
+            "and no host name.",
         )
 
-    def _page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:  # noqa: ANN401 - template values
-        text = self._templates.get_template(template).render(
-            zone=self._config.publish.zone, contact=self._config.identity.contact, **values
-        )
-        return HTMLResponse(text, status)
+    def _too_often(self, wait: int) -> HTMLResponse:
+        text = f"There were too many requests from your network. Come back in {-(-wait // 60)} min."
+        response = self._page("message.html", 429, title="Too often", text=text)
+        response.headers["Retry-After"] = str(wait)
+        return response

@@ -1,0 +1,55 @@
+"""Templates, and the files that pages need."""
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from relaytest.core.config import Config
+from relaytest.core.token import mask
+from relaytest.core.transcript import visible
+from relaytest.core.values import format_value
+
+_KINDS = {"style.css": "text/css", "progress.js": "text/javascript"}
+
+
+class Renderer:
+    """Values in, HTML out; every value is escaped."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        folder = files("relaytest.daemons.web") / "static"
+        self._files = {name: (folder / name).read_bytes() for name in _KINDS}
+        self._templates = Environment(
+            loader=PackageLoader("relaytest.daemons.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters["visible"] = lambda octets: mask(visible(octets))
+        self._templates.filters["masked"] = mask
+        self._templates.filters["duration"] = format_value
+        self._templates.filters["plain"] = lambda path: path.replace("${", "").replace("}", "")
+        self._templates.globals["asset"] = self._url
+
+    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:  # noqa: ANN401 - template values
+        """Return a whole page."""
+        return HTMLResponse(self.text(template, **values), status)
+
+    def text(self, template: str, **values: Any) -> str:  # noqa: ANN401 - template values
+        """Return a page, or a part of one."""
+        return self._templates.get_template(template).render(
+            zone=self._config.publish.zone, contact=self._config.identity.contact, **values
+        )
+
+    def file(self, name: str) -> Response:
+        """Return a style sheet or script; its URL changes with it, so it may be kept."""
+        response = Response(self._files[name], media_type=_KINDS[name])
+        response.headers["Cache-Control"] = "public, max-age=86400, immutable"
+        return response
+
+    def _url(self, name: str) -> str:
+        return f"/static/{name}?{hashlib.sha256(self._files[name]).hexdigest()[:12]}"

@@ -1,0 +1,129 @@
+"""How far a requested test is: reading only."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import asyncpg
+
+from relaytest.core.target import Address
+from relaytest.store.database import Connection
+
+JOB = """
+    SELECT address, port, reason::text, run_at, leased, again, trial, attempt
+      FROM relaytest.job WHERE id = $1
+"""
+AHEAD = """
+    SELECT count(*) FROM (SELECT FROM relaytest.job AS o, relaytest.job AS j
+                           WHERE j.id = $1 AND NOT o.leased AND o.run_at <= now()
+                             AND (o.priority, o.run_at, o.id) < (j.priority, j.run_at, j.id)
+                           LIMIT 1000) AS before
+"""
+TRIALS = """
+    SELECT id, address, port, reason::text, started_at, visits, probed_at, ended, settle_at,
+           cardinality(forms) AS forms
+      FROM relaytest.trial WHERE job = $1 ORDER BY id DESC LIMIT 1
+"""
+ANSWERS = """
+    SELECT count(DISTINCT form) FILTER (WHERE form <> 0) AS answered,
+           count(DISTINCT form) FILTER (WHERE step = 'end-of-data' AND code < 300) AS accepted
+      FROM relaytest.outcome WHERE trial = $1
+"""
+RETURNED = """
+    SELECT count(DISTINCT form) FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward'
+"""
+VERDICT = """
+    SELECT verdict, reason, explanation, decided_at FROM relaytest.verdict
+     WHERE trial = $1 ORDER BY id DESC LIMIT 1
+"""
+STANDS = """
+    SELECT EXISTS (SELECT FROM relaytest.listing_current WHERE address = $1 AND port = $2)
+"""
+
+Stage = Literal["queued", "testing", "later", "waiting", "done"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One request.
+
+    Attributes:
+        stage: queued; testing (a visit is going on); later (the next visit is not yet due);
+            waiting (for mail to come back, or for the judge); done.
+        ahead: Jobs that come before it, of at most a thousand that are counted.
+        due_at: Of the next visit, if there will be one.
+        trial: Its number, once it began.
+        forms: That are asked; known after the first visit, and so are the following.
+        answered: Forms to which the server answered.
+        accepted: Messages that the server took.
+        returned: Of them, those that came back through it.
+        verdict: The last one, with reason, explanation and decided_at.
+        listed: Whether the target is on the list at this moment.
+    """
+
+    job: int
+    address: Address
+    port: int
+    reason: str
+    stage: Stage
+    ahead: int
+    due_at: datetime | None
+    trial: int | None
+    visits: int
+    forms: int
+    answered: int
+    accepted: int
+    returned: int
+    verdict: asyncpg.Record | None
+    listed: bool
+
+
+async def progress_of(connection: Connection, job: int) -> Progress | None:
+    """Return how far a job is, also one that has ended; None if there never was such a one."""
+    row = await connection.fetchrow(JOB, job)
+    trials = await connection.fetch(TRIALS, job)
+    trial = trials[0] if trials and _is_of(trials[0], row) else None
+    if row is None and trial is None:
+        return None
+    target = row or trial
+    assert target is not None
+    answers, returned, verdict = None, 0, None
+    if trial is not None:
+        answers = await connection.fetchrow(ANSWERS, trial["id"])
+        returned = await connection.fetchval(RETURNED, trial["id"])
+        verdict = await connection.fetchrow(VERDICT, trial["id"])
+    stage = _stage(row, trial, verdict)
+    return Progress(
+        job,
+        target["address"],
+        target["port"],
+        target["reason"],
+        stage,
+        ahead=await connection.fetchval(AHEAD, job) if stage == "queued" else 0,
+        due_at=row["run_at"] if row is not None and not row["leased"] else None,
+        trial=trial["id"] if trial else None,
+        visits=trial["visits"] if trial else 0,
+        forms=trial["forms"] if trial else 0,
+        answered=answers["answered"] if answers else 0,
+        accepted=answers["accepted"] if answers else 0,
+        returned=returned,
+        verdict=verdict,
+        listed=await connection.fetchval(STANDS, target["address"], target["port"]),
+    )
+
+
+def _is_of(trial: asyncpg.Record, job: asyncpg.Record | None) -> bool:
+    """Whether a job's last trial is the one that it goes on with; asked for again, it is not."""
+    return job is None or trial["id"] == job["trial"]
+
+
+def _stage(
+    job: asyncpg.Record | None, trial: asyncpg.Record | None, verdict: asyncpg.Record | None
+) -> Stage:
+    if job is not None:
+        if job["leased"]:
+            return "testing"
+        return "queued" if trial is None else "later"
+    assert trial is not None
+    settled = verdict is not None and trial["settle_at"] is None
+    return "done" if settled or (verdict and verdict["verdict"] == "open") else "waiting"

@@ -1,0 +1,155 @@
+"""The owner's story in a real browser: from "why am I listed" to "you are off the list"."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+
+from relaytest.daemons import web
+from tests.lab import DAEMONS, Lab, lab_config, running
+from tests.mta.packages import require
+from tests.mta.postfix import Postfix
+from tests.mta.process import fresh_address, fresh_port
+
+PATIENCE = 20_000  # ms
+
+
+def chromium() -> str:
+    """Path of the browser; skip, or fail where everything must be there, if there is none."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("RELAYTEST_REQUIRE_SERVERS"):
+        pytest.fail("chromium is required here: apt-get install chromium")
+    pytest.skip("no chromium: apt-get install chromium")
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    path = chromium()
+    async with async_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        opened = await playwright.chromium.launch(executable_path=path, args=arguments)
+        yield opened
+        await opened.close()
+
+
+@pytest.fixture
+async def lab(database, dsn, tmp_path) -> AsyncIterator[Lab]:
+    host = fresh_address()
+    place = {"listen": f"{host}:{fresh_port(host)}"}
+    config = lab_config(tmp_path / "zone", web=place)
+    async with running(config, database, dsn, (*DAEMONS, web.run)) as system:
+        yield system
+
+
+def relay(lab: Lab, root) -> Postfix:
+    """An open relay; it is greeted as Postfix."""
+    require("postfix")
+    host = fresh_address()
+    return Postfix(
+        root,
+        host,
+        fresh_port(host),
+        hostname="mail.lab.example",
+        domains=["lab.example", "mail.lab.example"],
+        sink=lab.sink,
+        relay=True,
+    )
+
+
+async def opened(browser: Browser, lab: Lab, **options) -> tuple[BrowserContext, Page]:
+    context = await browser.new_context(base_url=f"http://{lab.config.web.listen}", **options)
+    context.set_default_timeout(PATIENCE)
+    return context, await context.new_page()
+
+
+async def says(page: Page, text: str) -> None:
+    await expect(page.locator("main")).to_contain_text(text, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["script", "no-script"])
+async def test_from_listed_to_delisted(lab, browser, tmp_path, scripts):
+    with relay(lab, tmp_path / "postfix") as target:
+        await lab.insert(target.address, target.port)
+        await lab.verdict(target.address, "open")
+        await lab.idle()
+        context, page = await opened(browser, lab, java_script_enabled=scripts)
+        broken: list[str] = []
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.on("console", lambda said: broken.append(said.text) if said.type == "error" else None)
+
+        await page.goto("/")
+        await page.get_by_label("address").fill(target.address)
+        await page.get_by_role("button", name="Look up").click()
+        await says(page, "Listed as an open relay")
+
+        await page.get_by_role("link", name="See the evidence").click()
+        await says(page, "Messages that came back")
+        await says(page, "RCPT TO:")
+        await page.go_back()
+
+        await page.get_by_role("link", name="how to close it").click()
+        await says(page, "It looks like Postfix")
+        await says(page, "smtpd_relay_restrictions")
+        await page.go_back()
+
+        await page.get_by_role("button", name="Test it again").click()
+        await says(page, "The server still relays, so it stays on the list.")
+        assert await lab.listed() == {target.address}
+        await lab.idle()
+
+        target.reconfigure(relay=False)
+        await page.goto("/removal")
+        await page.get_by_label("address").fill(target.address)
+        await page.get_by_role("button", name="Test it again").click()
+        await says(page, "The server is closed and off the list.")
+        assert await lab.listed() == set()
+
+        await page.get_by_role("link", name="All about").click()
+        await says(page, "Not listed.")
+        await says(page, "listed \u2192 unlisted")
+        assert broken == []
+        await context.close()
+
+
+async def test_the_keyboard_is_enough(lab, browser, tmp_path):
+    with relay(lab, tmp_path / "postfix") as target:
+        await lab.insert(target.address, target.port)
+        await lab.verdict(target.address, "open")
+        await lab.idle()
+        context, page = await opened(browser, lab)
+        await page.goto("/")
+        for _ in range(10):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.id") == "address":
+                break
+        await page.keyboard.type(target.address)
+        await page.keyboard.press("Enter")
+        await says(page, "Listed as an open relay")
+        for _ in range(10):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.tagName") == "BUTTON":
+                break
+        await page.keyboard.press("Enter")
+        await says(page, "The server still relays")
+        await context.close()
+
+
+async def test_every_page_fits_a_narrow_screen(lab, browser, tmp_path):
+    with relay(lab, tmp_path / "postfix") as target:
+        await lab.insert(target.address, target.port)
+        found = await lab.verdict(target.address, "open")
+        await lab.idle()
+        context, page = await opened(browser, lab, viewport={"width": 360, "height": 640})
+        own = [f"/lookup/{target.address}", f"/fix/{target.address}", f"/evidence/{found['trial']}"]
+        texts = ["/", "/removal", "/fix", "/criteria", "/faq", "/about-testing", "/using"]
+        for path in (*texts, *own):
+            answer = await page.goto(path)
+            assert answer.status == 200, path
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 360, path
+            headings = await page.locator("h1").count()
+            assert headings == 1, path
+        await context.close()
