@@ -29,9 +29,10 @@ from relaytest.core.config import Config
 from relaytest.core.errors import RefusedRequestError
 from relaytest.core.listing import Event
 from relaytest.core.nomination import LARGEST, sample_fault
+from relaytest.core.origin import NoOriginError
 from relaytest.core.target import Address, Network, is_wide, parse_address, parse_network
 from relaytest.core.values import parse_moment
-from relaytest.daemons import shipped
+from relaytest.daemons import nominating, shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.ledger import Ledger
 from relaytest.store import exclusions, jobs, keys, listings, nominations
@@ -257,8 +258,10 @@ def _tell_purge(rows: list[dict[str, Any]], mistake: _Mistake, *, as_json: bool)
 
 
 def nominate(
-    address: str,
-    file: Annotated[Path, typer.Argument(help="The message; - is stdin.")] = Path("-"),
+    address: Annotated[
+        str, typer.Argument(help="Whom; without it whoever sent it, by the Received lines.")
+    ] = "",
+    file: Annotated[Path | None, typer.Argument(help="The message; - is stdin.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="To be tested.")] = 25,
     tool: Annotated[str, typer.Option(help="Who or what sends it.")] = "relaytest nominate",
     config: ConfigFile = None,
@@ -266,33 +269,41 @@ def nominate(
     as_json: AsJson = False,
 ) -> None:
     """Put a sample of spam on file that came through a server, and ask for its test."""
-    parsed = _address(address)
+    if file is None and not _is_address(address):
+        address, file = "", Path(address or "-")
+    parsed, file = _address(address) if address else None, file or Path("-")
     if not 1 <= len(tool) <= 200:
         raise typer.BadParameter("--tool must have 1 to 200 characters")
     sample = _read(file)
     if fault := sample_fault(sample):
         raise typer.BadParameter(f"{file} is no mail message: {fault}")
-    kept, truncated = sample[:LARGEST], len(sample) > LARGEST
+    truncated = len(sample) > LARGEST
+    submission = nominations.Submission(sample[:LARGEST], truncated, parsed, port, tool)
 
     async def work(settings: Config) -> int:
         async with transaction(settings, data, "nominate") as connection:
-            number = await nominations.add(connection, parsed, kept, truncated=truncated, tool=tool)
-            moves = await Ledger(settings.listing).nominate(connection, parsed)
-            job = None if moves else await jobs.enqueue(connection, _request(parsed, port, number))
-        ports = [move.port for move in moves]
-        told = {"address": str(parsed), "nomination": number, "octets": len(kept)}
-        told |= {"truncated": truncated, "listed": ports, "job": job}
-        outcome = f"job {job}" if job else f"listed (port {', '.join(map(str, ports))})"
-        cut = f", the first {LARGEST} octets of it" if truncated else ""
-        print(json.dumps(told) if as_json else f"{parsed}: sample {number} on file{cut}; {outcome}")
+            try:
+                done = await nominating.nominate(connection, settings, submission, actor())
+            except NoOriginError as error:
+                raise RefusedRequestError(
+                    f"{error}; name the address: relaytest nominate ADDRESS {file}"
+                ) from None
+        told = {"address": str(done.address), "nomination": done.number}
+        told |= {"octets": len(submission.sample), "truncated": truncated}
+        told |= {"listed": [move.port for move in done.moves], "job": done.job}
+        cut = f" (the first {LARGEST} octets of it)" if truncated else ""
+        print(json.dumps(told) if as_json else f"{done}{cut}")
         return 0
 
     end(work(load(config)))
 
 
-def _request(address: Address, port: int, nomination: int) -> jobs.Request:
-    note = f"sample {nomination}"
-    return jobs.Request(str(address), "nominated", port=port, requester=actor(), note=note)
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read(file: Path) -> bytes:

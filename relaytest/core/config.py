@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from relaytest.core.errors import ConfigError
 from relaytest.core.fields import Duration, Endpoint, HostName, NetworkField, Section
+from relaytest.core.nomination import Samples
 from relaytest.core.policy import Listing
 from relaytest.core.probe import MOST_EXTRA, Extra, Helo, template_fault
 from relaytest.core.publishing import Publish
@@ -285,6 +286,7 @@ class Config(Section):
     timing: Timing = Timing()
     politeness: Politeness = Politeness()
     sink: Sink = Sink()
+    samples: Samples = Samples()
     listing: Listing = Listing()
     retention: Retention = Retention()
     publish: Publish = Publish()

@@ -6,17 +6,19 @@ What becomes of a message that was taken is the caller's business.
 from collections.abc import Sequence
 from datetime import timedelta
 from ipaddress import ip_address
+from typing import TypeVar
 
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dialogue import Answers, Offer, greet, hold
 from relaytest.core.message import compose_check
 from relaytest.core.probe import CONTROL, Envelope
-from relaytest.core.reception import Limits, Session
+from relaytest.core.reception import Accept, Limits, Session
 from relaytest.core.target import Address, parse_address
 from relaytest.core.token import Mailbox, Token, issue, verify
 from relaytest.daemons.clock import utcnow
 from relaytest.net.smtp_client import ConnectFailedError, NoSocketError, Timeouts, connect
 
+_T = TypeVar("_T")
 _PATIENCE = timedelta(seconds=20)  # with ourselves, at each step
 
 
@@ -44,7 +46,11 @@ class Letterbox:
 
     def session(self, _peer: Address) -> Session[Token]:
         """Begin a session with a client."""
-        return Session(self._config.ehlo_name.encode(), self._limits, self.accept)
+        return self.open(self.accept)
+
+    def open(self, accept: Accept[_T]) -> Session[_T]:
+        """Begin a session with a client for whom there is more than tokens."""
+        return Session(self._config.ehlo_name.encode(), self._limits, accept)
 
     def accept(self, local_part: bytes, domain: bytes) -> Token | None:
         """Take mail for a token of ours at a domain of ours, in any letter case."""

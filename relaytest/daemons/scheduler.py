@@ -18,9 +18,10 @@ from relaytest.daemons import shipped
 from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
 from relaytest.daemons.names import NameDesk
+from relaytest.daemons.nominating import SampleDesk
 from relaytest.daemons.pulse import Watch
 from relaytest.net.dns import Resolver
-from relaytest.store import allowances, jobs, keys, listings, scope, vantages
+from relaytest.store import allowances, jobs, keys, listings, nominations, scope, vantages
 from relaytest.store import evidence as evidence_store
 from relaytest.store import retention as keeping
 from relaytest.store.database import Bell, Connection, Database
@@ -43,16 +44,23 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         Resolver(config.dns.nameservers, config.dns.timeout) as resolver,
         asyncio.TaskGroup() as group,
     ):
-        names = NameDesk(database, resolver)
-        ears = group.create_task(database.listen(["relaytest_evidence"], scheduler.bell))
-        more_ears = group.create_task(database.listen(["relaytest_name"], names.bell))
+        names, samples = NameDesk(database, resolver), SampleDesk(config, database)
+        ears = [
+            group.create_task(database.listen([f"relaytest_{what}"], bell))
+            for what, bell in (
+                ("evidence", scheduler.bell),
+                ("name", names.bell),
+                ("sample", samples.bell),
+            )
+        ]
         async with asyncio.TaskGroup() as duties:
             duties.create_task(forever("scheduler", scheduler.settle, scheduler.bell, stop))
             duties.create_task(forever("scheduler", names.look_up, names.bell, stop))
+            duties.create_task(forever("scheduler", samples.read, samples.bell, stop))
             for duty, every in scheduler.duties():
                 duties.create_task(forever("scheduler", _repeated(duty, every), Bell(), stop))
-        ears.cancel()
-        more_ears.cancel()
+        for listening in ears:
+            listening.cancel()
 
 
 def _repeated(
@@ -278,6 +286,7 @@ class Scheduler:
         """Delete what is old enough, in small steps, so that nobody waits for long."""
         async with self._database.transaction() as connection:
             await allowances.forget(connection)
+            await nominations.forget(connection, self._config.retention.evidence)
         retention = self._config.retention
         for forget, older in (
             (keeping.forget_evidence, retention.evidence),

@@ -1,8 +1,8 @@
-"""The sink: takes mail for our token mailboxes and for nothing else, and proves that it works.
+"""The sink: takes mail for our token mailboxes and samples from our own hosts, nothing else.
 
 It never says 2xx for what is not stored: while the database is away, clients hear 451 and come
-back. Every few minutes it sends a message to itself by the way that a relayed message takes; a
-target's silence counts only while those come back.
+back. It proves that it works: every few minutes it sends a message to itself by the way that a
+relayed message takes; a target's silence counts only while those come back.
 """
 
 import asyncio
@@ -12,16 +12,18 @@ from datetime import timedelta
 import structlog
 
 from relaytest.core.config import Config, split_endpoint
-from relaytest.core.errors import DatabaseAwayError
-from relaytest.core.reception import Delivery
+from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
+from relaytest.core.nomination import LARGEST, samples_in
+from relaytest.core.reception import Delivery, Session
 from relaytest.core.target import Address
 from relaytest.core.token import Mailbox, Token
 from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, forever, once_there
 from relaytest.net.smtp_listener import Bounds, Event, listen
-from relaytest.store import evidence
+from relaytest.store import evidence, nominations
 from relaytest.store import keys as keys_store
-from relaytest.store.database import Bell, Database
+from relaytest.store.database import Bell, Connection, Database
+from relaytest.store.nominations import Submission
 
 _KEYS_EVERY = timedelta(seconds=30)
 _GAP = 1.0  # seconds between checks, however many trials want one
@@ -47,8 +49,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         idle=config.sink.idle,
         session=config.sink.session,
     )
-    session = sink.letterbox.session
-    async with listen(places, session, sink.store, bounds=bounds, on_event=sink.note):
+    async with listen(places, sink.session, sink.store, bounds=bounds, on_event=sink.note):
         log.info("listening", at=config.sink.listen, domains=config.sink.domains)
         if not config.sink.domains:
             await stop.wait()
@@ -62,6 +63,13 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
             keys_news.cancel()
 
 
+class SampleBox:
+    """The ticket of mail for the mailbox of samples."""
+
+
+Ticket = Token | SampleBox
+
+
 class Sink:
     """What the sink does with a message, and with itself."""
 
@@ -73,28 +81,58 @@ class Sink:
         self.bell = Bell()  # rings when a check is wanted before its time
         self.key_bell = Bell()  # rings when there is a new key
 
-    async def store(self, peer: Address, _port: int, delivery: Delivery[Token]) -> bool:
-        """Store a message for each of its recipients; False if the database is away."""
+    def session(self, peer: Address) -> Session[Ticket]:
+        """Begin a session with a client."""
+        ours = any(peer in network for network in self._config.samples.trusted)
+
+        def accept(local_part: bytes, domain: bytes) -> Ticket | None:
+            mailbox = b"%b@%b" % (local_part.lower(), domain.lower())
+            if ours and mailbox == self._config.samples.mailbox.encode():
+                return SampleBox()
+            return self.letterbox.accept(local_part, domain)
+
+        return self.letterbox.open(accept)
+
+    async def store(self, peer: Address, _port: int, delivery: Delivery[Ticket]) -> bool:
+        """Store a message for each of its recipients; False if it cannot be stored now."""
         try:
             async with self._database.transaction() as connection:
                 for recipient in delivery.recipients:
-                    if recipient.ticket.mailbox is Mailbox.SELF:
+                    if isinstance(recipient.ticket, SampleBox):
+                        await self._store_samples(connection, peer, delivery)
+                    elif recipient.ticket.mailbox is Mailbox.SELF:
                         await evidence.end_sink_check(connection, recipient.ticket.trial)
-                        continue
-                    arrival = _arrival(peer, delivery, recipient.forward_path, recipient.ticket)
-                    copies = await evidence.add_receipt(connection, arrival)
-                    log.info(
-                        "receipt",
-                        peer=str(peer),
-                        trial=arrival.trial,
-                        form=arrival.form,
-                        mailbox=arrival.mailbox.name.lower(),
-                        copies=copies,
-                    )
+                    else:
+                        arrival = _arrival(peer, delivery, recipient.forward_path, recipient.ticket)
+                        await self._store_receipt(connection, arrival)
         except DatabaseAwayError as error:
             log.warning("message not taken: database is away", peer=str(peer), error=str(error))
             return False
+        except RefusedRequestError as error:
+            log.warning("sample not taken", peer=str(peer), why=str(error))
+            return False
         return True
+
+    async def _store_receipt(self, connection: Connection, arrival: evidence.Arrival) -> None:
+        copies = await evidence.add_receipt(connection, arrival)
+        log.info(
+            "receipt",
+            peer=str(arrival.peer),
+            trial=arrival.trial,
+            form=arrival.form,
+            mailbox=arrival.mailbox.name.lower(),
+            copies=copies,
+        )
+
+    async def _store_samples(
+        self, connection: Connection, peer: Address, delivery: Delivery[Ticket]
+    ) -> None:
+        """Let the scheduler, which may list, read them."""
+        for sample in samples_in(delivery.message):
+            truncated = delivery.truncated or len(sample) > LARGEST
+            submission = Submission(sample[:LARGEST], truncated, None, 25, f"mail from {peer}")
+            number = await nominations.submit(connection, submission)
+            log.info("sample", peer=str(peer), submission=number)
 
     def note(self, event: Event, peer: Address, error: Exception | None) -> None:
         """Log what an operator should see of a client."""
@@ -123,7 +161,7 @@ class Sink:
 
 
 def _arrival(
-    peer: Address, delivery: Delivery[Token], forward_path: bytes, token: Token
+    peer: Address, delivery: Delivery[Ticket], forward_path: bytes, token: Token
 ) -> evidence.Arrival:
     return evidence.Arrival(
         trial=token.trial,

@@ -425,3 +425,23 @@ async def test_a_key_is_rotated_and_told_by_number_only(on, connection):
     assert "key 1 of " in first
     assert ", replaced " in first
     assert ", replaced " not in second
+
+
+WALKED = b"Received: from x (x [192.0.2.1])\r\n by mx with ESMTP; y\r\n" + SPAM
+
+
+async def test_without_an_address_who_sent_it_is_nominated(on, connection, tmp_path):
+    (file := tmp_path / "walked.eml").write_bytes(WALKED)
+    done = await on("nominate", file)
+    assert (done.status, done.said.strip()) == (0, "192.0.2.1: sample 1 on file; job 1")
+    assert await jobs_in(connection) == [("192.0.2.1", "nominated", "sample 1")]
+
+
+async def test_who_cannot_be_told_is_asked_for(on, connection, tmp_path):
+    (file := tmp_path / "inside.eml").write_bytes(WALKED.replace(b"192.0.2.1", b"10.0.0.1"))
+    done = await on("nominate", file)
+    assert done.status == 65
+    assert (
+        "names no address of whoever sent it: from x by y; name the address: relaytest nominate"
+        in done.complaint
+    )

@@ -375,3 +375,51 @@ async def test_a_silent_client_is_sent_away(begin):
 
 async def _check(lab: Lab) -> bool | None:
     return (await checks(lab))["received"] > 0 or None
+
+
+# --- samples of spam
+
+
+SAMPLE = b"Received: from b (b [192.0.2.7]) by mx with ESMTP; x\r\nSubject: buy\r\n\r\nBuy!\r\n"
+FORWARDED = (
+    b'Subject: spam\r\nContent-Type: multipart/mixed; boundary="x"\r\n\r\n'
+    b"--x\r\nContent-Type: text/plain\r\n\r\nLook!\r\n"
+    b"--x\r\nContent-Type: message/rfc822\r\n\r\n" + SAMPLE + b"\r\n--x--\r\n"
+)
+TRAP = {"mailbox": "Spam@Traps.example"}
+
+
+@pytest.mark.parametrize("mail", [SAMPLE, FORWARDED], ids=["raw", "attached"])
+async def test_our_own_hosts_send_samples_for_the_scheduler_to_read(begin, connection, mail):
+    async with begin(sink.run, samples=TRAP | {"trusted": ["127.0.0.0/8"]}) as lab:
+        assert await send(lab.sink, BOUNCES, b"<spam@TRAPS.example>", octets=mail) == [b"250"] * 2
+    (row,) = await connection.fetch("SELECT sample, tool, address FROM relaytest.submission")
+    assert row["sample"].replace(b"\r\n", b"\n").endswith(b"Subject: buy\n\nBuy!\n")
+    assert row["sample"].startswith(b"Received: from")
+    assert (row["tool"][:14], row["address"]) == ("mail from 127.", None)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [TRAP, TRAP | {"trusted": ["192.0.2.0/24"]}, {"trusted": ["127.0.0.0/8"]}],
+    ids=["nobody-trusted", "others-trusted", "no-mailbox"],
+)
+async def test_nobody_else_sends_samples(begin, connection, samples):
+    async with begin(sink.run, samples=samples) as lab:
+        for path in (b"<spam@traps.example>", b"<@>", b"<>"):
+            assert b"250" not in await send(lab.sink, b"<a@b.example>", path)
+    assert await connection.fetchval("SELECT count(*) FROM relaytest.submission") == 0
+
+
+async def test_a_sample_is_read_and_its_sender_tested(begin, connection):
+    sections = {
+        "samples": TRAP | {"trusted": ["127.0.0.0/8"]},
+        "scope": {"allow": ["192.0.2.0/24", "127.66.0.0/16"]},
+    }
+    async with begin(sink.run, scheduler.run, **sections) as lab:
+        await send(lab.sink, BOUNCES, b"<spam@traps.example>", octets=SAMPLE)
+
+        async def job() -> str | None:
+            return await connection.fetchval("SELECT target FROM relaytest.retest")
+
+        assert await until(job, "the job") == "192.0.2.7"

@@ -956,3 +956,35 @@ async def test_a_style_sheet_may_be_kept_for_its_name_changes_with_it(site):
     assert page.headers["content-type"].startswith("text/css")
     assert "immutable" in page.headers["cache-control"]
     assert (await site.get("/static/pages.py")).status == 404
+
+
+# --- samples of spam
+
+
+async def nominated(connection, sample: bytes, address=A) -> None:
+    await connection.execute(
+        "INSERT INTO relaytest.nomination (address, sample, tool) VALUES ($1::text::inet, $2, 'x')",
+        address,
+        sample,
+    )
+
+
+async def test_the_spam_is_shown_while_its_sender_is_listed_but_not_who_got_it(site, connection):
+    spam = b"To: Ann <ann.miller@ours.example>\r\nSubject: Hi ann.miller " + HOSTILE + b"\r\n\r\nx"
+    await nominated(connection, spam)
+    assert (await site.get("/sample/1")).status == 404
+    assert "/sample/1" not in (await site.get(f"/lookup/{A}")).text
+    await put_on(connection)
+    assert '<a href="/sample/1">' in (await site.get(f"/lookup/{A}")).text
+    page = await site.get("/sample/1")
+    assert page.status == 200
+    assert page.headers["x-robots-tag"] == "noindex"
+    assert "Subject: Hi " in page.words
+    assert "&lt;script&gt;" in page.text
+    assert "<script" not in page.text
+    assert not [word for word in ("ann", "miller") if word in page.text.lower()]
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "7", "9" * 40])
+async def test_a_sample_that_is_not_there_is_a_404(site, number):
+    assert (await site.get(f"/sample/{number}")).status == 404

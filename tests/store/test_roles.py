@@ -17,22 +17,25 @@ JUDGING = "evidence: OUTCOMES SESSIONS RECEIPTS SINK_PROVEN TRIAL LAST_VERDICT S
 ANYBODY = "evidence: RING WANT_CHECK / jobs: RING / keys: RING / listings: RING"
 # What each daemon calls, by module of relaytest.store.
 NEEDS = {
-    "submit": "jobs: ENQUEUE",
+    "submit": "jobs: ENQUEUE / nominations: SUBMIT OUTCOME",
     "read": "jobs: QUEUE / listings: CODE / exports: PUBLISHED4 PUBLISHED6 / exclusions: CURRENT",
     "worker": f"{JUDGING} SESSION_IDS SAVE_SESSION SAVE_OUTCOMES SAVE_VISIT / exclusions: BARRED"
     " / jobs: CLAIM NEXT_DUE FINISH REOPEN RELEASE JOIN_WORKERS BEAT LEAVE_WORKERS",
-    "sink": "keys: KEYS / evidence: ADD_RECEIPT WAKE_TRIAL BEGIN_CHECK END_CHECK FORGET_CHECKS",
+    "sink": "nominations: SUBMIT OUTCOME / keys: KEYS"
+    " / evidence: ADD_RECEIPT WAKE_TRIAL BEGIN_CHECK END_CHECK FORGET_CHECKS",
     "scheduler": f"{JUDGING} DUE_TRIAL NEXT_SETTLE NEWER SETTLED / exclusions: EXCLUSION"
     " / jobs: ENQUEUE BEATS RESCUE BURY_WORKERS SEE_VANTAGES FORSAKEN / keys: RETIRE"
     " / listings: STATE ENTER EXIT_OF INPUTS SUSPECT LEAVE NOTE_CHANGE EXPIRED RECHECK RELAYED"
-    " OVERRULED STANDING / name_requests: TAKE DONE FORGET / nominations: ON_FILE"
+    " OVERRULED STANDING / name_requests: TAKE DONE FORGET"
+    " / nominations: ON_FILE ADD TAKE DONE FORGET OUTCOME"
     " / scope: LOCK CLEAR FILL NO_LABS LABS LIMITS PACE REFUSAL / vantages: BOUND_TO OTHER"
     " / retention: EVIDENCE TRIALS / allowances: FORGET",
     "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
     " / publications: ORDERS DONE STANDBY RESERVED WIDE",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
     " TRIAL SESSIONS SAID RECEIPTS COUNTS WORKERS LISTED / vantages: VIEWS / exclusions: COVERING"
-    " / allowances: USE / progress: JOB AHEAD TRIALS ANSWERS RETURNED VERDICT STANDS",
+    " / allowances: USE / nominations: SUBMIT OUTCOME OF_ADDRESS SAMPLE"
+    " / progress: JOB AHEAD TRIALS ANSWERS RETURNED VERDICT STANDS",
 }
 
 # Rights go by table and column: who may change a row in one way may change it in the other.

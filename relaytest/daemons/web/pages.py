@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import RefusedRequestError
+from relaytest.core.redaction import public_view
 from relaytest.core.target import Address, parse_address
 from relaytest.core.values import parse_host_name
 from relaytest.core.zone import query_name, zones_of
@@ -23,7 +24,7 @@ from relaytest.daemons.web.render import Renderer
 from relaytest.net.dns import Resolver
 from relaytest.net.dns_query import ask
 from relaytest.net.http_server import serve_http
-from relaytest.store import jobs, pages
+from relaytest.store import jobs, nominations, pages
 from relaytest.store.database import Database
 
 _TEXTS = ("about-testing", "criteria", "faq", "using")
@@ -59,6 +60,7 @@ def make_application(config: Config, database: Database, resolver: Resolver) -> 
     application.get("/lookup")(site.find)
     application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
     application.get("/evidence/{trial}", response_class=HTMLResponse)(site.evidence)
+    application.get("/sample/{number}", response_class=HTMLResponse)(site.sample)
     application.get("/fix", response_class=HTMLResponse)(site.fix_anything)
     application.get("/fix/{address:path}", response_class=HTMLResponse)(site.fix)
     for name in _TEXTS:
@@ -141,9 +143,11 @@ class Site:
     async def _lookup(self, address: Address, message: str = "", status: int = 200) -> HTMLResponse:
         async with self._database.transaction() as connection:
             standing = await pages.standing_of(connection, address)
+            samples = await nominations.of_address(connection, address)
         zones = reversed(zones_of(self._config))  # of several with one code the first counts
         names = {apex.code: query_name(address, apex.zone) for apex in zones}
         values = {"standing": standing, "names": names, "dns": await self._dns(address)}
+        values["samples"] = samples
         return self._page("lookup.html", status, address=address, message=message, **values)
 
     async def _dns(self, address: Address) -> str:
@@ -163,6 +167,18 @@ class Site:
         if found is None:
             return self._page("message.html", 404, title="No such evidence", text="")
         response = self._page("evidence.html", evidence=found, forms=self._forms)
+        response.headers["X-Robots-Tag"] = "noindex"
+        return response
+
+    async def sample(self, number: int) -> HTMLResponse:
+        """A sample of spam without its recipients, while its sender is listed."""
+        async with self._database.transaction() as connection:
+            row = None
+            if 0 < number < 1 << 40:
+                row = await nominations.sample(connection, number)
+        if row is None or not row["public"]:
+            return self._page("message.html", 404, title="No such sample", text="")
+        response = self._page("sample.html", row=row, view=public_view(row["sample"], row["key"]))
         response.headers["X-Robots-Tag"] = "noindex"
         return response
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from importlib.resources import files
-from typing import Any
 
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -35,11 +34,11 @@ class Renderer:
         self._templates.filters["plain"] = lambda path: path.replace("${", "").replace("}", "")
         self._templates.globals["asset"] = self._url
 
-    def page(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:  # noqa: ANN401 - template values
+    def page(self, template: str, status: int = 200, **values: object) -> HTMLResponse:
         """Return a whole page."""
         return HTMLResponse(self.text(template, **values), status)
 
-    def text(self, template: str, **values: Any) -> str:  # noqa: ANN401 - template values
+    def text(self, template: str, **values: object) -> str:
         """Return a page, or a part of one."""
         return self._templates.get_template(template).render(
             zone=self._config.publish.zone, contact=self._config.identity.contact, **values
