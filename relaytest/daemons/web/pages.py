@@ -4,10 +4,12 @@ from functools import partial
 from typing import Annotated
 
 import structlog
-from fastapi import FastAPI, Form, Request
+from fastapi import APIRouter, FastAPI, Form, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
 
+from relaytest import __version__
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import RefusedRequestError
@@ -18,7 +20,8 @@ from relaytest.core.zone import query_name, zones_of
 from relaytest.daemons import shipped
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.names import mail_addresses
-from relaytest.daemons.web.guard import Doorman, guard
+from relaytest.daemons.web.api import Api
+from relaytest.daemons.web.guard import PREFIX, Doorman, guard, is_api, plainly
 from relaytest.daemons.web.progress import ProgressPages
 from relaytest.daemons.web.render import Renderer
 from relaytest.net.dns import Resolver
@@ -50,26 +53,23 @@ async def _serve(config: Config, application: FastAPI, stop: Stop) -> None:
 
 
 def make_application(config: Config, database: Database, resolver: Resolver) -> FastAPI:
-    """Return the pages as an ASGI application."""
-    application = FastAPI(title="relaytest", docs_url=None, redoc_url=None, openapi_url=None)
+    """Return the pages and the API as an ASGI application."""
+    application = FastAPI(
+        title=f"{config.publish.zone}: list of open mail relays",
+        version=__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+    )
     renderer = Renderer(config)
     site = Site(config, database, resolver, renderer)
-    ProgressPages(config, database, renderer).add_to(application)
-    application.get("/static/{name}")(site.file)
-    application.get("/", response_class=HTMLResponse)(site.home)
-    application.get("/lookup")(site.find)
-    application.get("/lookup/{address:path}", response_class=HTMLResponse)(site.lookup)
-    application.get("/evidence/{trial}", response_class=HTMLResponse)(site.evidence)
-    application.get("/sample/{number}", response_class=HTMLResponse)(site.sample)
-    application.get("/fix", response_class=HTMLResponse)(site.fix_anything)
-    application.get("/fix/{address:path}", response_class=HTMLResponse)(site.fix)
-    for name in _TEXTS:
-        application.get(f"/{name}", response_class=HTMLResponse)(partial(site.text, f"{name}.html"))
-    application.get("/removal", response_class=HTMLResponse)(site.removal_form)
-    application.post("/removal", response_class=HTMLResponse)(site.removal)
-    application.add_exception_handler(404, site.no_page)
-    application.add_exception_handler(405, site.wrong_use)
-    application.add_exception_handler(RequestValidationError, site.wrong_use)
+    application.include_router(Api(config, database).routes())
+    pages_of_it = APIRouter(include_in_schema=False)
+    ProgressPages(config, database, renderer).add_to(pages_of_it)
+    site.add_to(pages_of_it)
+    application.include_router(pages_of_it)
+    application.add_exception_handler(HTTPException, site.not_so)
+    application.add_exception_handler(RequestValidationError, site.wrong_values)
     application.middleware("http")(guard)
     return application
 
@@ -88,6 +88,22 @@ class Site:
         self._doorman = Doorman(config)
         self._forms = shipped.battery_of(config).by_number()
         self._asked = shipped.battery_of(config).up_to(config.tier)
+
+    def add_to(self, router: APIRouter) -> None:
+        """Add the routes."""
+        page = partial(router.get, response_class=HTMLResponse)
+        router.get("/static/{name}")(self.file)
+        page("/")(self.home)
+        router.get("/lookup")(self.find)
+        page("/lookup/{address:path}")(self.lookup)
+        page("/evidence/{trial}")(self.evidence)
+        page("/sample/{number}")(self.sample)
+        page("/fix")(self.fix_anything)
+        page("/fix/{address:path}")(self.fix)
+        for name in _TEXTS:
+            page(f"/{name}")(partial(self.text, f"{name}.html"))
+        page("/removal")(self.removal_form)
+        router.post("/removal")(self.removal)
 
     async def home(self, request: Request) -> HTMLResponse:
         """One field, how things are with the visitor's own address, and how much is listed."""
@@ -244,14 +260,22 @@ class Site:
         log.info("removal requested", address=str(parsed), port=port, job=job)
         return RedirectResponse(f"/request/{job}", 303)
 
-    async def no_page(self, _: Request, __: Exception) -> HTMLResponse:
-        """Say that there is nothing under this URL."""
-        return self._page("message.html", 404, title="No such page", text="")
+    async def not_so(self, request: Request, error: Exception) -> Response:
+        """Say that there is nothing under this URL, or not in this way."""
+        assert isinstance(error, HTTPException)
+        if is_api(request):
+            return plainly(request, error.status_code, str(error.detail), error.headers)
+        title = "No such page" if error.status_code == 404 else "Please use the form"
+        return self._page("message.html", error.status_code, title=title, text="")
 
-    async def wrong_use(self, _: Request, error: Exception) -> HTMLResponse:
+    async def wrong_values(self, request: Request, error: Exception) -> Response:
         """Say that a form was not sent as it is meant to be."""
-        status = 422 if isinstance(error, RequestValidationError) else 405
-        return self._page("message.html", status, title="Please use the form", text="")
+        assert isinstance(error, RequestValidationError)
+        if is_api(request):
+            faults = [(one["loc"][1:], one["msg"]) for one in error.errors()[:10]]
+            told = "; ".join(f"{'.'.join(map(str, place))}: {why}" for place, why in faults)
+            return plainly(request, 422, told)
+        return self._page("message.html", 422, title="Please use the form", text="")
 
     def _not_an_address(self, text: str) -> HTMLResponse:
         return self._page(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 
 from relaytest.core.config import Config
@@ -27,10 +27,10 @@ class ProgressPages:
         self._renderer = renderer
         self._streams = 0
 
-    def add_to(self, application: FastAPI) -> None:
+    def add_to(self, router: APIRouter) -> None:
         """Add the routes."""
-        application.get("/request/{job}", response_class=HTMLResponse)(self.page)
-        application.get("/request/{job}/events")(self.events)
+        router.get("/request/{job}", response_class=HTMLResponse)(self.page)
+        router.get("/request/{job}/events")(self.events)
 
     async def page(self, job: int) -> HTMLResponse:
         """The page, which goes on by itself with a script and without one."""
