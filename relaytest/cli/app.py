@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import admin, advice, check, dns_check, show, tokens, zones
+from relaytest.cli import admin, advice, check, dns_check, evidence, show, tokens, zones
 from relaytest.cli.common import AsJson, ConfigFile, DataFolder
 from relaytest.cli.common import database as _database
 from relaytest.cli.common import end as _end
@@ -122,6 +122,7 @@ app.command("publish")(zones.publish)
 app.command("shutdown-zone")(zones.shutdown_zone)
 admin.register(app)
 tokens.register(app)
+app.command()(evidence.evidence)
 
 
 def _daemon(name: str) -> None:

@@ -8,6 +8,7 @@ one address comes from another.
 
 import email.policy
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from ipaddress import ip_address
@@ -47,6 +48,35 @@ def hops_of(message: bytes) -> tuple[Hop, ...]:
     fields = BytesHeaderParser(policy=email.policy.compat32).parsebytes(header + b"\r\n\r\n")
     lines = [str(value) for name, value in fields.items() if name.lower() == "received"]
     return tuple(_hop(line) for line in lines[:MAX_HOPS])
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a message on its way back to us, as a stranger can read it.
+
+    Attributes:
+        text: The Received line.
+        what: Who of those that we know is named in it, in words; "" if nobody.
+    """
+
+    text: str
+    what: str
+
+
+def way_back(message: bytes, target: Address, ours: Iterable[Address], peer: Address) -> list[Step]:
+    """Return the steps of a message that came back, the last server's first.
+
+    Args:
+        message: As it came to the sink.
+        target: Whom it was given to.
+        ours: From where.
+        peer: Who brought it back.
+    """
+    known = {peer: "the exit"} | dict.fromkeys(ours, "we") | {target: "the tested server"}
+    return [
+        Step(hop.text[:500], ", ".join(sorted({known[one] for one in hop.addresses & set(known)})))
+        for hop in hops_of(message)
+    ]
 
 
 def _hop(line: str) -> Hop:

@@ -111,7 +111,7 @@ def _beginning(header: bytes, body: bytes) -> bytes:
     fields = BytesHeaderParser(policy=email.policy.compat32).parsebytes(header + b"\n\n")
     encoding = str(fields.get("content-transfer-encoding", "")).strip().lower()
     kind = fields.get_content_type()
-    digest = hashlib.sha256(body).hexdigest()
+    digest = hashlib.sha256(body).digest().hex(" ", 8)  # in parts: whole it might be a token
     told = b"(%d octets, SHA-256 %b)" % (len(body), digest.encode())
     if encoding in {"base64", "quoted-printable"} or kind != "text/plain":
         return b"(%b, not shown) " % kind.encode("ascii", "replace") + told

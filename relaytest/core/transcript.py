@@ -1,5 +1,6 @@
 """The record of one SMTP session: every octet both ways, with times, bounded."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 MAX_OCTETS = 256 * 1024  # of one session's transcript; later octets are counted, not kept
@@ -58,14 +59,16 @@ class Transcript:
            0.500 S: 220 mx \x1b[1m ready
            0.600 C: EHLO probe.example
         """
-        lines = [
-            f"{exchange.after:8.3f} {'C' if exchange.sent else 'S'}: {visible(line)}"
-            for exchange in self.exchanges
-            for line in _wire_lines(exchange.octets)
-        ]
+        return "\n".join(text for text, _ in self.lines())
+
+    def lines(self) -> Iterator[tuple[str, bytes]]:
+        """Yield a safe text for each wire line, with the line itself."""
+        for exchange in self.exchanges:
+            front = f"{exchange.after:8.3f} {'C' if exchange.sent else 'S'}: "
+            for line in _wire_lines(exchange.octets):
+                yield front + visible(line), line
         if self.dropped:
-            lines.append(f"({self.dropped} more octets were not kept)")
-        return "\n".join(lines)
+            yield f"({self.dropped} more octets were not kept)", b""
 
 
 def _wire_lines(octets: bytes) -> list[bytes]:

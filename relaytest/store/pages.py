@@ -41,6 +41,10 @@ SESSIONS = """
            at, ours, octets
       FROM relaytest.session WHERE trial = $1 ORDER BY id LIMIT 200
 """
+TRIAL_VERDICT = """
+    SELECT verdict, reason, explanation, decided_at FROM relaytest.verdict
+     WHERE trial = $1 ORDER BY id DESC LIMIT 1
+"""
 SAID = "SELECT ours, octets FROM relaytest.session WHERE trial = $1 ORDER BY id LIMIT 8"
 RECEIPTS = """
     SELECT id, form, mailbox, peer, helo, reverse_path, forward_path, received_at, copies, size,
@@ -89,11 +93,13 @@ class TrialEvidence:
     """What is on file of one trial.
 
     Attributes:
-        sessions: Each with its transcript as text.
+        verdict: The last one.
+        sessions: Each with its transcript.
         receipts: What came back.
     """
 
     trial: asyncpg.Record
+    verdict: asyncpg.Record | None
     sessions: list[tuple[asyncpg.Record, Transcript]]
     receipts: list[asyncpg.Record]
 
@@ -120,6 +126,7 @@ async def trial_evidence(connection: Connection, trial: int) -> TrialEvidence | 
     sessions = await connection.fetch(SESSIONS, trial)
     return TrialEvidence(
         row,
+        await connection.fetchrow(TRIAL_VERDICT, trial),
         [(session, _transcript(session)) for session in sessions],
         await connection.fetch(RECEIPTS, trial),
     )

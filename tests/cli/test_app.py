@@ -19,6 +19,7 @@ from relaytest.core.config import split_endpoint
 from relaytest.daemons import shipped
 from relaytest.store import migrations
 from tests.cli.program import LONGEST, Up, environment, is_open, relaytest
+from tests.daemons.test_web import found_open, put_on, talked
 from tests.mta.process import fresh_address, fresh_port
 
 DAEMONS = ("worker", "sink", "scheduler", "publisher", "web", "all")
@@ -550,3 +551,19 @@ async def test_enqueue_takes_a_host_name(on, connection):
     assert done.said == "Mail.Example.: its addresses are looked up\n"
     row = await connection.fetchrow("SELECT name, port, reason::text FROM relaytest.name_request")
     assert tuple(row) == ("mail.example", 25, "operator")
+
+
+# --- evidence
+
+
+async def test_evidence_is_written_as_files(on, connection, tmp_path):
+    await put_on(connection)
+    await found_open(connection, "S-EXT/R-PLAIN")
+    await talked(connection, b"EHLO x\r\n", b"250 mx\r\n")
+    done = await on("evidence", "192.0.2.1", "--out", tmp_path / "x")
+    assert (done.status, done.said) == (0, f"evidence 1: 3 files in {tmp_path / 'x'}\n")
+    assert "S: 250 mx" in (tmp_path / "x" / "session-1.txt").read_text()
+    done = await on("evidence", "192.0.2.2", "--out", tmp_path / "y")
+    assert done.status == 65
+    assert "was not tested" in done.complaint
+    assert not (tmp_path / "y").exists()

@@ -29,6 +29,7 @@ SECTIONS = [
     "timing",
     "politeness",
     "sink",
+    "samples",
     "listing",
     "retention",
     "publish",

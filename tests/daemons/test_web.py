@@ -63,6 +63,15 @@ class Site:
     async def get(self, path: str, method: str = "GET") -> Page:
         return await self.say(f"{method} {path} HTTP/1.1", b"")
 
+    async def head_of(self, path: str) -> dict[str, str]:
+        """The headers of an answer whose body is no text."""
+        reader, writer = await asyncio.open_connection(*self._place)
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        writer.close()
+        pairs = [line.split(": ", 1) for line in head.splitlines()[1:] if line]
+        return {name.lower(): value for name, value in pairs}
+
     async def post(self, path: str, fields: dict[str, object], *headers: str) -> Page:
         body = urlencode(fields).encode()
         return await self.say(
@@ -988,3 +997,34 @@ async def test_the_spam_is_shown_while_its_sender_is_listed_but_not_who_got_it(s
 @pytest.mark.parametrize("number", ["0", "-1", "7", "9" * 40])
 async def test_a_sample_that_is_not_there_is_a_404(site, number):
     assert (await site.get(f"/sample/{number}")).status == 404
+
+
+# --- evidence, explained
+
+
+async def test_what_decides_is_marked_and_the_way_back_is_told(site, connection):
+    await put_on(connection)
+    await talked(
+        connection, b"RCPT TO:<%b@s>\r\nRCPT TO:<other@s>\r\n" % TOKEN.encode(), b"250 ok\r\n"
+    )
+    way = (
+        b"Received: from out (out [192.0.2.9]) by sink; x\r\n"
+        b"Received: from probe (probe [198.51.100.1]) by mx ([192.0.2.1]); x\r\n\r\nHi\r\n"
+    )
+    await received(connection, message=way, forward=TOKEN.upper().encode())
+    await connection.execute("UPDATE relaytest.session SET source = '198.51.100.1'")
+    page = await site.get("/evidence/1")
+    assert page.text.count('<mark class="decides">') == 1
+    marked = page.text.partition('<mark class="decides">')[2].partition("</mark>")[0]
+    assert "RCPT TO:&lt;(token)@s&gt;" in marked
+    assert "<strong>the exit</strong>: from out (out [192.0.2.9])" in page.text
+    assert "<strong>the tested server, we</strong>: from probe" in page.text
+    assert 'href="/evidence/1.zip"' in page.text
+
+
+async def test_evidence_is_one_file_to_load(site, connection):
+    await put_on(connection)
+    page = await site.head_of("/evidence/1.zip")
+    assert page["content-type"] == "application/zip"
+    assert page["content-disposition"] == 'attachment; filename="evidence-1.zip"'
+    assert (await site.get("/evidence/7.zip")).status == 404

@@ -1,6 +1,9 @@
 """Routes and pages."""
 
+import asyncio
+import re
 from functools import partial
+from ipaddress import ip_address
 from typing import Annotated
 
 import structlog
@@ -13,11 +16,12 @@ from relaytest import __version__
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import RefusedRequestError
+from relaytest.core.received import way_back
 from relaytest.core.redaction import public_view
 from relaytest.core.target import Address, parse_address
 from relaytest.core.values import parse_host_name
 from relaytest.core.zone import query_name, zones_of
-from relaytest.daemons import shipped
+from relaytest.daemons import dossier, shipped
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.names import mail_addresses
 from relaytest.daemons.web.api import Api
@@ -30,6 +34,8 @@ from relaytest.net.http_server import serve_http
 from relaytest.store import jobs, nominations, pages
 from relaytest.store.database import Database
 
+_MOST_ID = 1 << 40
+_TOKEN = re.compile(rb"[a-z2-7]{26}")
 _TEXTS = ("about-testing", "criteria", "faq", "using")
 
 log = structlog.get_logger("web")
@@ -96,6 +102,7 @@ class Site:
         page("/")(self.home)
         router.get("/lookup")(self.find)
         page("/lookup/{address:path}")(self.lookup)
+        router.get("/evidence/{trial}.zip")(self.archive)
         page("/evidence/{trial}")(self.evidence)
         page("/sample/{number}")(self.sample)
         page("/fix")(self.fix_anything)
@@ -174,15 +181,49 @@ class Site:
         question = Question(query_name(address, publish.zone), "A")
         return in_words(await ask(publish.server, question, self._config.dns.timeout))
 
-    async def evidence(self, trial: int) -> HTMLResponse:
-        """Transcripts and returned messages of one trial."""
+    async def _evidence(self, trial: int) -> pages.TrialEvidence | None:
+        if not 0 < trial < _MOST_ID:
+            return None
         async with self._database.transaction() as connection:
-            found = None
-            if 0 < trial < 1 << 40:
-                found = await pages.trial_evidence(connection, trial)
+            return await pages.trial_evidence(connection, trial)
+
+    async def evidence(self, trial: int) -> HTMLResponse:
+        """Transcripts and returned messages of one trial, with what decides marked."""
+        found = await self._evidence(trial)
         if found is None:
             return self._page("message.html", 404, title="No such evidence", text="")
-        response = self._page("evidence.html", evidence=found, forms=self._forms)
+        ours = {ip_address(row["source"]) for row, _ in found.sessions if row["source"]}
+        target = found.trial["address"]
+        ways = {
+            row["id"]: way_back(row["message"], target, ours, row["peer"]) for row in found.receipts
+        }
+        tokens = {
+            token
+            for row in found.receipts
+            if row["mailbox"] == "forward"
+            for token in _TOKEN.findall(row["forward_path"].lower())
+        }
+        response = self._page(
+            "evidence.html",
+            evidence=found,
+            forms=self._forms,
+            ways=ways,
+            verdict=found.verdict,
+            deciding=lambda line: any(token in line.lower() for token in tokens),
+        )
+        response.headers["X-Robots-Tag"] = "noindex"
+        return response
+
+    async def archive(self, trial: int) -> Response:
+        """The same as one file."""
+        found = await self._evidence(trial)
+        if found is None:
+            return self._page("message.html", 404, title="No such evidence", text="")
+        files = dossier.files_of(found, self._forms)
+        name = f"evidence-{trial}"
+        packed = await asyncio.to_thread(dossier.archive, files, name)
+        response = Response(packed, media_type="application/zip")
+        response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
         response.headers["X-Robots-Tag"] = "noindex"
         return response
 
@@ -190,7 +231,7 @@ class Site:
         """A sample of spam without its recipients, while its sender is listed."""
         async with self._database.transaction() as connection:
             row = None
-            if 0 < number < 1 << 40:
+            if 0 < number < _MOST_ID:
                 row = await nominations.sample(connection, number)
         if row is None or not row["public"]:
             return self._page("message.html", 404, title="No such sample", text="")
