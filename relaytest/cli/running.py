@@ -13,9 +13,11 @@ from typing import Any
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.errors import ConfigError, SchemaError
 from relaytest.daemons.loop import Stop
+from relaytest.net.service_manager import inherited_listeners, notify, watchdog_interval
 from relaytest.store import migrations, scope
 from relaytest.store.database import Database, open_database
 
+_STUCK = 900.0  # seconds; no transaction, export or round of look-ups may take so long
 Daemon = Callable[[Config, Database, Stop], Coroutine[Any, Any, None]]
 
 
@@ -77,10 +79,28 @@ async def run_daemons(
     """Run all of them until the stop is wished; if one fails, all end."""
     try:
         async with asyncio.TaskGroup() as group:
-            for daemon in daemons:
-                group.create_task(daemon(config, database, stop))
+            heart = group.create_task(_tell_manager(stop))
+            async with asyncio.TaskGroup() as running:
+                for daemon in daemons:
+                    running.create_task(daemon(config, database, stop))
+            heart.cancel()
     except* OSError as group_of_errors:
         raise _first(group_of_errors) from None
+
+
+async def _tell_manager(stop: Stop) -> None:
+    """Say that we are ready, that we live, and that we end, if a service manager wants to hear it.
+
+    We live while the loop turns and no piece of work hangs in it.
+    """
+    notify("READY=1")
+    with stop.calling(lambda: notify("STOPPING=1")):
+        interval = watchdog_interval()
+        while interval is not None:
+            if stop.longest_work() < _STUCK:
+                notify("WATCHDOG=1")
+            await asyncio.sleep(interval.total_seconds() / 3)
+        await asyncio.Event().wait()
 
 
 def _first(group: BaseExceptionGroup[OSError]) -> OSError:
@@ -94,11 +114,16 @@ def check_places(config: Config, keys: Iterable[str]) -> None:
     Raises:
         ConfigError: Names the key, the address and what is wrong.
     """
+    listeners = inherited_listeners()
+    held = set(listeners)
+    for one in listeners.values():
+        one.close()
     for key in keys:
         section, _, option = key.partition(".")
         value = getattr(getattr(config, section), option)
         for endpoint in [value] if isinstance(value, str) else value:
-            _check_place(key, endpoint)
+            if endpoint not in held:
+                _check_place(key, endpoint)
 
 
 def _check_place(key: str, endpoint: str) -> None:

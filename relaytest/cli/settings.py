@@ -42,6 +42,7 @@ def load(file: Path | None) -> Config:
         named = os.environ.get("RELAYTEST_CONFIG")
         file = Path(named) if named else SYSTEM_FILE if SYSTEM_FILE.exists() else None
     values = _read(file) if file is not None else {}
+    _put_credentials(values)
     variables = _variables(os.environ)
     _put_over(values, variables)
     try:
@@ -82,6 +83,25 @@ def _put_over(values: dict[str, Any], variables: Mapping[Place, str]) -> None:
             table = table.setdefault(section, {})
         if isinstance(table, dict):  # else the file is wrong, and will be told so
             table[key] = _parse(os.environ[name], kinds.get(".".join(map(str, place))))
+
+
+def _put_credentials(values: dict[str, Any]) -> None:
+    """Put what a service manager keeps secret for us over the file (systemd's LoadCredential).
+
+    A credential that has the name of an option, such as database.dsn, is its value.
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    kinds = {key: field.annotation for key, field in options()}
+    for file in sorted(Path(folder).iterdir()) if folder and Path(folder).is_dir() else ():
+        section, _, key = file.name.partition(".")
+        if file.name not in kinds:
+            continue
+        try:
+            text = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"credential {file.name}: cannot be read: {error}") from None
+        if isinstance(table := values.setdefault(section, {}), dict):
+            table[key] = _parse(text, kinds[file.name])
 
 
 def _parse(text: str, kind: object) -> object:

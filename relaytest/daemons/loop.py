@@ -22,6 +22,7 @@ class Stop:
     def __init__(self) -> None:
         self._wished = asyncio.Event()
         self._calls: set[Callable[[], object]] = set()
+        self._work: dict[object, float] = {}  # when each piece of work began, by the loop's clock
 
     def set(self) -> None:
         """Wish it."""
@@ -47,6 +48,21 @@ class Stop:
             yield
         finally:
             self._calls.discard(call)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Note that a piece of work is done while the block runs."""
+        piece = object()
+        self._work[piece] = asyncio.get_running_loop().time()
+        try:
+            yield
+        finally:
+            del self._work[piece]
+
+    def longest_work(self) -> float:
+        """Return for how many seconds the oldest piece of work is being done."""
+        now = asyncio.get_running_loop().time()
+        return now - min(self._work.values(), default=now)
 
 
 class _Absence:
@@ -101,7 +117,8 @@ async def forever(
     while not stop.wished:
         hearing.look(bell)
         try:
-            longest = await work()
+            with stop.working():
+                longest = await work()
         except DatabaseAwayError as error:
             longest = timedelta(seconds=absence.goes_on(error))
         except Exception:  # noqa: BLE001 - see above

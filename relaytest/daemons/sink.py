@@ -19,6 +19,7 @@ from relaytest.core.target import Address
 from relaytest.core.token import Mailbox, Token
 from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, forever, once_there
+from relaytest.net.service_manager import inherited_listeners
 from relaytest.net.smtp_listener import Bounds, Event, listen
 from relaytest.store import evidence, nominations
 from relaytest.store import keys as keys_store
@@ -42,15 +43,20 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     if keys is None:
         return
     sink = Sink(config, database, keys)
-    places = [split_endpoint(endpoint) for endpoint in config.sink.listen]
+    held = inherited_listeners()
+    places = [split_endpoint(endpoint) for endpoint in config.sink.listen if endpoint not in held]
     bounds = Bounds(
         connections=config.sink.connections,
         per_peer=config.sink.connections_per_peer,
         idle=config.sink.idle,
         session=config.sink.session,
     )
-    async with listen(places, sink.session, sink.store, bounds=bounds, on_event=sink.note):
-        log.info("listening", at=config.sink.listen, domains=config.sink.domains)
+    sockets = held.values()
+    async with listen(
+        places, sink.session, sink.store, sockets=sockets, bounds=bounds, on_event=sink.note
+    ):
+        at = [*held, *(endpoint for endpoint in config.sink.listen if endpoint not in held)]
+        log.info("listening", at=at, domains=config.sink.domains)
         if not config.sink.domains:
             await stop.wait()
             return

@@ -1,0 +1,163 @@
+"""The daemons as a service manager has them: ready, alive, ending; its sockets and its secrets."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relaytest.cli.settings import load
+from relaytest.core.errors import ConfigError
+from tests.cli.program import LONGEST, environment
+from tests.mta.process import fresh_address
+
+ROOT = Path(__file__).parents[2]
+UNITS = sorted(path.name for path in (ROOT / "systemd").glob("relaytest-*.service"))
+# A manager's sockets begin at descriptor 3, and are for the process that it names.
+_HELD = """import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.executable, [sys.executable, "-m", "relaytest", *sys.argv[2:]])"""
+
+
+def heard_until(manager: socket.socket, wanted: bytes) -> list[bytes]:
+    manager.settimeout(LONGEST)
+    said = []
+    while wanted not in said:
+        said += manager.recv(4096).split(b"\n")
+    return said
+
+
+@pytest.fixture
+def manager(tmp_path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as place:
+        place.bind(str(tmp_path / "notify"))
+        yield place
+
+
+def start(dsn: str, tmp_path, *words: str, fd: int | None = None, **more: str):
+    front = [sys.executable, "-m", "relaytest"]
+    if fd is not None:
+        front = [sys.executable, "-c", _HELD, str(fd)]
+    return subprocess.Popen(
+        [*front, *words],
+        cwd=tmp_path,
+        env=environment(
+            RELAYTEST_DATABASE__DSN=dsn,
+            RELAYTEST_DATA=str(tmp_path),
+            RELAYTEST_SINK__DOMAINS='["sink.example"]',
+            NOTIFY_SOCKET=str(tmp_path / "notify"),
+            **more,
+        ),
+        stderr=subprocess.PIPE,
+        pass_fds=() if fd is None else (fd,),
+    )
+
+
+@pytest.mark.parametrize("daemon", ["worker", "scheduler", "publisher"])
+def test_a_daemon_is_ready_lives_and_ends(dsn, tmp_path, manager, daemon):
+    with start(dsn, tmp_path, daemon, WATCHDOG_USEC="300000") as process:
+        said = heard_until(manager, b"READY=1")
+        heard_until(manager, b"WATCHDOG=1")
+        heard_until(manager, b"WATCHDOG=1")
+        assert b"STOPPING=1" not in said
+        process.send_signal(signal.SIGTERM)
+        heard_until(manager, b"STOPPING=1")
+        _, complaint = process.communicate(timeout=LONGEST)
+    assert process.returncode == 0, complaint
+
+
+def greeting(place: tuple[str, int]) -> bytes:
+    with socket.create_connection(place, timeout=LONGEST) as client:
+        return client.recv(100)
+
+
+def test_the_sink_takes_the_manager_s_socket_and_refuses_nobody_while_it_restarts(
+    dsn, tmp_path, manager
+):
+    with socket.create_server((fresh_address(), 0), backlog=50) as held:
+        place = held.getsockname()[:2]
+        listen = f'["{place[0]}:{place[1]}"]'
+        for _ in range(2):
+            with start(
+                dsn,
+                tmp_path,
+                "sink",
+                fd=held.fileno(),
+                LISTEN_FDS="1",
+                RELAYTEST_SINK__LISTEN=listen,
+            ) as process:
+                heard_until(manager, b"READY=1")
+                assert greeting(place).startswith(b"220 ")
+                process.send_signal(signal.SIGTERM)
+                _, complaint = process.communicate(timeout=LONGEST)
+            assert process.returncode == 0, complaint
+            socket.create_connection(place, timeout=5).close()  # between the two it is taken
+
+
+# --- secrets
+
+
+def test_a_credential_is_the_value_of_the_option_that_it_is_named_after(monkeypatch, tmp_path):
+    (tmp_path / "database.dsn").write_text("postgresql://u:secret@h/d\n")
+    (tmp_path / "something-else").write_text("x")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("RELAYTEST_CONFIG", os.devnull)
+    assert load(None).database.dsn == "postgresql://u:secret@h/d"
+    monkeypatch.setenv("RELAYTEST_DATABASE__DSN", "postgresql://other/d")
+    assert load(None).database.dsn == "postgresql://other/d"
+
+
+def test_a_credential_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    (tmp_path / "database.dsn").write_bytes(b"\xff")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("RELAYTEST_CONFIG", os.devnull)
+    with pytest.raises(ConfigError, match=r"credential database\.dsn: cannot be read"):
+        load(None)
+
+
+# --- units
+
+
+@pytest.fixture
+def analyze(tmp_path):
+    """Run systemd-analyze on the units as they are installed."""
+    if shutil.which("systemd-analyze") is None:
+        if os.environ.get("RELAYTEST_REQUIRE_SERVERS"):
+            pytest.fail("systemd-analyze is required here: apt-get install systemd")
+        pytest.skip("no systemd-analyze: apt-get install systemd")
+    target = tmp_path / "etc/systemd/system"
+    shutil.copytree(ROOT / "systemd", target)
+    program = tmp_path / "usr/local/bin/relaytest"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = ["systemd-analyze", "--no-pager", f"--root={tmp_path}", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+def test_there_is_a_unit_for_each_daemon():
+    names = ("publisher", "scheduler", "sink", "web", "worker")
+    assert [f"relaytest-{name}.service" for name in names] == UNITS
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_unit_may_do_little(analyze, unit):
+    done = analyze("security", "--offline=true", "--threshold=15", unit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Overall exposure level" in done.stdout
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(analyze):
+    units = [*UNITS, "relaytest-sink.socket", "relaytest.target"]
+    done = analyze("verify", "--man=no", "--recursive-errors=no", *units)
+    wrong = [line for line in done.stderr.splitlines() if "relaytest" in line]
+    assert wrong == []
