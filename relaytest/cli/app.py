@@ -41,7 +41,7 @@ from relaytest.core.errors import (
 from relaytest.core.probe import Battery, Form
 from relaytest.core.target import parse_address
 from relaytest.core.zone import query_name
-from relaytest.daemons import publisher, scheduler, shipped, sink, web, worker
+from relaytest.daemons import metrics, publisher, scheduler, shipped, sink, web, worker
 from relaytest.net.dns_query import ask
 from relaytest.store import jobs, migrations, pages
 from relaytest.store.database import Connection
@@ -152,7 +152,8 @@ async def _run(names: Iterable[str], config: Config, data: Path | None, program:
         config = config.model_copy(update={"publish": publish})
     async with stopping_on_signals() as stop, _database(config, data, program) as database:
         await require_schema(database)
-        await run_daemons((_DAEMONS[name] for name in names), config, database, stop)
+        async with metrics.served(config, program):
+            await run_daemons((_DAEMONS[name] for name in names), config, database, stop)
     return 0
 
 

@@ -20,7 +20,7 @@ from relaytest.cli.running import (
 )
 from relaytest.core.config import Config
 from relaytest.core.errors import ClusterError
-from relaytest.daemons import answerer, publisher, scheduler, sink, web, worker
+from relaytest.daemons import answerer, metrics, publisher, scheduler, sink, web, worker
 from relaytest.daemons.loop import Stop
 from relaytest.store.cluster import Cluster
 from relaytest.store.database import Database
@@ -57,7 +57,8 @@ async def up(config: Config, data: Path, *, show_demo: bool, once: bool) -> int:
         ):
             applied = await upgrade(database, config)
             console.print(_summary(config, data, dsn, applied))
-            return await _serve(config, database, stop, console, show_demo=show_demo, once=once)
+            async with metrics.served(config, "up"):
+                return await _serve(config, database, stop, console, show_demo=show_demo, once=once)
 
 
 async def _serve(

@@ -268,6 +268,19 @@ class Answer(Section):
     listen: Endpoint = Field("127.0.0.1:8053", description="address:port, UDP and TCP")
 
 
+class Metrics(Section):
+    """What Prometheus reads."""
+
+    listen: str = Field(
+        "", description="address:port for the worker; sink, scheduler, publisher, web: the next"
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return parse_endpoint(value) if value else ""
+
+
 class Log(Section):
     """The log on standard error."""
 
@@ -292,6 +305,7 @@ class Config(Section):
     publish: Publish = Publish()
     answer: Answer = Answer()
     web: Web = Web()
+    metrics: Metrics = Metrics()
     log: Log = Log()
 
     @property

@@ -9,6 +9,7 @@ import structlog
 
 from relaytest.core.config import Config
 from relaytest.core.zone import Apex, apex_of, self_test
+from relaytest.daemons import metrics
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
 from relaytest.net.dns import listed_as
 from relaytest.store.database import Bell
@@ -106,6 +107,7 @@ class DnsWatch:
     def _tell(self, wrong: list[str]) -> None:
         """Log when it changes."""
         right = not wrong
+        metrics.DNS_RIGHT.labels(self._files.apex.zone).set(right)
         if right is self._told:
             return
         self._told = right

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from relaytest.core.errors import DatabaseAwayError
+from relaytest.daemons import metrics
 from relaytest.store.database import Bell, Connection, Database
 
 _FIRST_PAUSE = 0.2  # seconds after the first failure; doubled up to the longest
@@ -70,12 +71,14 @@ class _Absence:
 
     def __init__(self, name: str) -> None:
         self._log = structlog.get_logger(name)
+        self._name = name
         self._pause = 0.0
 
     def goes_on(self, error: DatabaseAwayError) -> float:
         """Return the seconds to wait before the next attempt."""
         if not self._pause:
             self._log.warning("database is away", error=str(error))
+            metrics.DATABASE_AWAY.labels(self._name).inc()
         self._pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, self._pause * 2))
         return self._pause
 
@@ -91,11 +94,13 @@ class _Hearing:
 
     def __init__(self, name: str) -> None:
         self._log = structlog.get_logger(name)
+        self._name = name
         self._told = False
 
     def look(self, bell: Bell) -> None:
         """Look at a bell; a short while of silence is none."""
         since = bell.deaf_since
+        metrics.LISTENING.labels(self._name).set(since is None)
         if self._told:
             if since is None:
                 self._log.info("notified by the database again")

@@ -31,6 +31,7 @@ from relaytest.core.zone import (
     render_zone,
     zones_of,
 )
+from relaytest.daemons import metrics
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.dns_watch import DnsWatch
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
@@ -132,8 +133,10 @@ class Publisher:
             async with self._writing:
                 await self._publish_drafts()
         except OSError as error:  # a full disk, say
+            metrics.PUBLICATIONS.labels(self.apex.zone, "failed").inc()
             log.error("zone not written; the last one stays", error=str(error))
         except _UnlikelyError as error:
+            metrics.PUBLICATIONS.labels(self.apex.zone, "refused").inc()
             log.error(
                 "zone not published; the last one stays",
                 zone=self.apex.zone,
@@ -246,6 +249,7 @@ class Publisher:
             self._reload()
             self._attested = False
             counts = {draft.suffix: draft.entries for draft in drafts if draft.stamped}
+            _count(self.apex.zone, counts, now)
             log.info("published", zone=self.apex.zone, **counts)
             self.published.ring()
         self._attest(now)
@@ -290,6 +294,7 @@ class Publisher:
         async with self._writing:
             self._withdrawn = dict(self._digests)
             await asyncio.to_thread(self._put_back)
+        metrics.PUBLICATIONS.labels(self.apex.zone, "rolled-back").inc()
 
     def _put_back(self) -> None:
         now = utcnow()
@@ -318,6 +323,13 @@ class Publisher:
             os.kill(pid, signal.SIGHUP)
         except (OSError, ValueError, OverflowError) as error:
             log.warning("rbldnsd not signalled", pidfile=self._publish.pidfile, error=str(error))
+
+
+def _count(zone: str, entries: dict[str, int], now: datetime) -> None:
+    metrics.PUBLICATIONS.labels(zone, "done").inc()
+    metrics.PUBLISHED_AT.labels(zone).set(now.timestamp())
+    for file, count in entries.items():
+        metrics.ENTRIES.labels(zone, file).set(count)
 
 
 def _signer(publish: Publish) -> Signer | None:

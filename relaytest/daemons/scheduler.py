@@ -4,6 +4,7 @@ Any number may run: every duty takes its rows with SKIP LOCKED inside one transa
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -14,14 +15,14 @@ from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.judge import judge
 from relaytest.core.listing import Event, unlistable
 from relaytest.core.verdict import ELSEWHERE, Finding, Patience, Verdict
-from relaytest.daemons import shipped
+from relaytest.daemons import metrics, shipped
 from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
 from relaytest.daemons.names import NameDesk
 from relaytest.daemons.nominating import SampleDesk
 from relaytest.daemons.pulse import Watch
 from relaytest.net.dns import Resolver
-from relaytest.store import allowances, jobs, keys, listings, nominations, scope, vantages
+from relaytest.store import allowances, gauges, jobs, keys, listings, nominations, scope, vantages
 from relaytest.store import evidence as evidence_store
 from relaytest.store import retention as keeping
 from relaytest.store.database import Bell, Connection, Database
@@ -75,6 +76,7 @@ def _repeated(
 
 def _tell(move: Move | None) -> None:
     if move is not None:
+        metrics.MOVES.labels(move.old.value, move.new.value).inc()
         log.info(
             "listing",
             address=str(move.address),
@@ -105,6 +107,7 @@ class Scheduler:
             (self.tell_scope, timedelta(minutes=10)),
             (self.retire_keys, timedelta(hours=1)),
             (self.forget, timedelta(hours=1)),
+            (self.measure, timedelta(seconds=20)),
         )
 
     async def settle(self) -> timedelta:
@@ -148,6 +151,7 @@ class Scheduler:
             await evidence_store.want_sink_check(connection)
         if verdict is None or not await evidence_store.save_verdict(connection, trial, verdict):
             return
+        metrics.VERDICTS.labels(verdict.finding.value, verdict.reason.value).inc()
         log.info(
             "verdict",
             address=str(trial.address),
@@ -299,6 +303,30 @@ class Scheduler:
                 trials += step
             if trials:
                 log.info("old evidence deleted", trials=trials, older=str(older))
+
+    async def measure(self) -> None:
+        """Count what there is, for metrics, if anybody wants them."""
+        if not self._config.metrics.listen:
+            return
+        async with self._database.transaction() as connection:
+            queue = await gauges.jobs(connection)
+            listed = await gauges.listed(connection)
+            workers = await gauges.workers(connection)
+            rest = await gauges.rest(connection)
+        for gauge in (metrics.JOBS, metrics.OLDEST_DUE, metrics.LISTED, metrics.WORKERS):
+            gauge.clear()  # what there is none of any more
+        for row in queue:
+            for state in ("due", "later", "leased"):
+                metrics.JOBS.labels(row["priority"], state).set(row[state])
+            metrics.OLDEST_DUE.labels(row["priority"]).set(row["oldest_due"])
+        for row in listed:
+            metrics.LISTED.labels(row["code"]).set(row["listed"])
+        for row in workers:
+            metrics.WORKERS.labels(row["vantage"]).set(row["workers"])
+        metrics.UNSETTLED.labels("").set(rest["unsettled"])
+        metrics.SINK_PROVEN.labels("").set(
+            math.inf if rest["sink_proven"] is None else rest["sink_proven"]
+        )
 
     async def retire_keys(self) -> None:
         """Forget keys that nothing can come back for any more."""

@@ -17,6 +17,7 @@ from relaytest.core.nomination import LARGEST, samples_in
 from relaytest.core.reception import Delivery, Session
 from relaytest.core.target import Address
 from relaytest.core.token import Mailbox, Token
+from relaytest.daemons import metrics
 from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, forever, once_there
 from relaytest.net.service_manager import inherited_listeners
@@ -51,9 +52,8 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         idle=config.sink.idle,
         session=config.sink.session,
     )
-    sockets = held.values()
     async with listen(
-        places, sink.session, sink.store, sockets=sockets, bounds=bounds, on_event=sink.note
+        places, sink.session, sink.store, sockets=held.values(), bounds=bounds, on_event=sink.note
     ):
         at = [*held, *(endpoint for endpoint in config.sink.listen if endpoint not in held)]
         log.info("listening", at=at, domains=config.sink.domains)
@@ -121,6 +121,7 @@ class Sink:
 
     async def _store_receipt(self, connection: Connection, arrival: evidence.Arrival) -> None:
         copies = await evidence.add_receipt(connection, arrival)
+        metrics.RECEIPTS.labels(arrival.mailbox.name.lower()).inc()
         log.info(
             "receipt",
             peer=str(arrival.peer),
@@ -141,7 +142,8 @@ class Sink:
             log.info("sample", peer=str(peer), submission=number)
 
     def note(self, event: Event, peer: Address, error: Exception | None) -> None:
-        """Log what an operator should see of a client."""
+        """Count what happens, and log what an operator should see of a client."""
+        metrics.SINK_EVENTS.labels(event.value).inc()
         if error is not None:
             log.error("message not taken", peer=str(peer), error=repr(error))
         elif event in {Event.TURNED_AWAY, Event.TIMED_OUT}:
@@ -161,6 +163,7 @@ class Sink:
         async with self._database.transaction() as connection:
             check = await evidence.begin_sink_check(connection)
         why = await self.letterbox.send_check(check)
+        metrics.SINK_CHECKS.labels("failed" if why else "taken").inc()
         if why:
             log.error("our own message did not get through", why=why)
         return self._config.sink.check_every

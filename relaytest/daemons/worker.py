@@ -22,10 +22,10 @@ from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.evidence import Evidence, forms_to_ask, in_order, visits_in_vain
 from relaytest.core.judge import judge
 from relaytest.core.probe import CONTROL
-from relaytest.core.target import refusal
+from relaytest.core.target import Address, refusal
 from relaytest.core.verdict import Patience, Verdict, out_of_scope, worth_another_visit
 from relaytest.core.visit import asked_in
-from relaytest.daemons import shipped
+from relaytest.daemons import metrics, shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, once_there
 from relaytest.daemons.prober import Prober, Target, Visit
@@ -143,24 +143,35 @@ class Worker:
         if self._id is None or self._line.cut or most <= 0:
             return _LONGEST_SLEEP  # the bell rings when that changes
         unsure, self._unsure = self._unsure, True
-        async with self._database.transaction() as connection:
-            if unsure:  # or its jobs would wait for the end of a lease that we know nothing of
-                await jobs.release(connection, self._id, tuple(self._visits.values()))
-            claimed = await jobs.claim(
-                connection, self._id, most, self._lease, from_below=next(self._turns) == 0
-            )
-            barred = await exclusions.barred(connection, [job.address for job in claimed])
-            due = None if len(claimed) == most else await jobs.next_due(connection, self._id)
+        with metrics.CLAIM_SECONDS.time():
+            claimed, barred, due = await self._claim_some(self._id, most, unsure=unsure)
+        metrics.JOBS_CLAIMED.inc(len(claimed))
         self._unsure = False
         for job in claimed:
             visit = self._start(self._serve(job, barred.get(job.address)))
             self._visits[visit] = job.id
+            metrics.VISITING.inc()
             visit.add_done_callback(self._end)
         if len(claimed) == most:
             return timedelta(0)
         return max(_SHORTEST_SLEEP, min(due or _LONGEST_SLEEP, _LONGEST_SLEEP))
 
+    async def _claim_some(
+        self, worker: int, most: int, *, unsure: bool
+    ) -> tuple[list[Job], dict[Address, str], timedelta | None]:
+        """Return what was claimed, what of it may not be visited, and when more will be due."""
+        async with self._database.transaction() as connection:
+            if unsure:  # or its jobs would wait for the end of a lease that we know nothing of
+                await jobs.release(connection, worker, tuple(self._visits.values()))
+            claimed = await jobs.claim(
+                connection, worker, most, self._lease, from_below=next(self._turns) == 0
+            )
+            barred = await exclusions.barred(connection, [job.address for job in claimed])
+            due = None if len(claimed) == most else await jobs.next_due(connection, worker)
+        return claimed, barred, due
+
     def _end(self, visit: asyncio.Task[None]) -> None:
+        metrics.VISITING.dec()
         if len(self._visits) == self._config.politeness.slots:
             self._bell.ring()
         del self._visits[visit]
@@ -172,6 +183,7 @@ class Worker:
             if retry_in is not None:
                 await self._store(job, None, retry_in=retry_in)
         except _LeaseLostError:
+            metrics.VISITS.labels("lease-lost").inc()
             log.warning("lease lost; nothing written", job=job.id, address=str(job.address))
 
     async def _attend_or_fail(self, job: Job, barred: str | None) -> timedelta | None:
@@ -182,14 +194,19 @@ class Worker:
             raise
         except NoSocketError as error:
             log.warning("no socket to probe with", job=job.id, error=str(error))
-            return _AFTER_A_FAULT
+            return self._failed(_AFTER_A_FAULT)
         except CutOffError:
             log.warning("cut off from the database: visit broken off", address=str(job.address))
-            return _AFTER_A_FAULT
+            return self._failed(_AFTER_A_FAULT)
         except Exception:
             log.exception("visit failed", job=job.id, address=str(job.address))
-            return _AFTER_A_FAULT * 20
+            return self._failed(_AFTER_A_FAULT * 20)
         return None
+
+    @staticmethod
+    def _failed(again_in: timedelta) -> timedelta:
+        metrics.VISITS.labels("failed").inc()
+        return again_in
 
     async def _attend(self, job: Job, barred: str | None) -> None:
         why = refusal(job.address, self._scope) or barred  # once more: both may have changed
@@ -205,6 +222,7 @@ class Worker:
         if earlier.asked:  # what is asked is fixed once the target's names are known
             visit.forms = earlier.forms
         await self._store(job, visit, retry_in=self._retry_in(job, earlier, visit))
+        _count(visit)
         log.info(
             "visited",
             address=str(job.address),
@@ -287,3 +305,12 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._lease.total_seconds()):
                 await once_there("worker", self._database, write, Stop())
+
+
+def _count(visit: Visit) -> None:
+    metrics.VISITS.labels("done").inc()
+    for record in visit.records:
+        metrics.SESSIONS.labels(record.ended).inc()
+        for outcome in record.answers.outcomes:
+            code = f"{outcome.reply.code // 100}xx" if outcome.reply else "none"
+            metrics.OUTCOMES.labels(outcome.step.value, code).inc()

@@ -13,6 +13,7 @@ from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.nomination import LARGEST
 from relaytest.core.target import Address
 from relaytest.core.website import client_of, one_client
+from relaytest.daemons import metrics
 from relaytest.daemons.clock import utcnow
 from relaytest.store import allowances
 from relaytest.store.database import Connection
@@ -45,6 +46,15 @@ log = structlog.get_logger("web")
 
 
 async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Answer, and count how often and how fast."""
+    with metrics.REQUEST_SECONDS.time():
+        response = await _guarded(request, proceed)
+    method = request.method if request.method in {"GET", "HEAD", "POST"} else "other"
+    metrics.REQUESTS.labels(method, response.status_code).inc()
+    return response
+
+
+async def _guarded(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
     """Bound the body, answer for the database, and set the headers of every answer."""
     length = request.headers.get("content-length", "0")
     longest = _longest_body(request.url.path)
