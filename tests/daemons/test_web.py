@@ -1028,3 +1028,18 @@ async def test_evidence_is_one_file_to_load(site, connection):
     assert page["content-type"] == "application/zip"
     assert page["content-disposition"] == 'attachment; filename="evidence-1.zip"'
     assert (await site.get("/evidence/7.zip")).status == 404
+
+
+# --- numbers
+
+
+async def test_numbers_and_plots_are_gathered_once_in_a_while(site, connection):
+    await put_on(connection)
+    await judged(connection, "x")
+    page = await site.get("/status")
+    assert page.status == 200
+    assert "Addresses listed</th><td>1</td>" in page.text
+    assert "closed (1)" in page.words
+    assert page.text.count("<polyline") == 4
+    await connection.execute("DELETE FROM relaytest.listing")
+    assert "Addresses listed</th><td>1</td>" in (await site.get("/status")).text

@@ -145,7 +145,16 @@ async def test_every_page_fits_a_narrow_screen(lab, browser, tmp_path):
         await lab.idle()
         context, page = await opened(browser, lab, viewport={"width": 360, "height": 640})
         own = [f"/lookup/{target.address}", f"/fix/{target.address}", f"/evidence/{found['trial']}"]
-        texts = ["/", "/removal", "/fix", "/criteria", "/faq", "/about-testing", "/using"]
+        texts = [
+            "/",
+            "/status",
+            "/removal",
+            "/fix",
+            "/criteria",
+            "/faq",
+            "/about-testing",
+            "/using",
+        ]
         for path in (*texts, *own):
             answer = await page.goto(path)
             assert answer.status == 200, path

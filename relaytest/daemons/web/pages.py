@@ -28,6 +28,7 @@ from relaytest.daemons.web.api import Api
 from relaytest.daemons.web.guard import PREFIX, Doorman, guard, is_api, plainly
 from relaytest.daemons.web.progress import ProgressPages
 from relaytest.daemons.web.render import Renderer
+from relaytest.daemons.web.status import StatusPage
 from relaytest.net.dns import Resolver
 from relaytest.net.dns_query import ask
 from relaytest.net.http_server import serve_http
@@ -72,6 +73,7 @@ def make_application(config: Config, database: Database, resolver: Resolver) -> 
     application.include_router(Api(config, database).routes())
     pages_of_it = APIRouter(include_in_schema=False)
     ProgressPages(config, database, renderer).add_to(pages_of_it)
+    StatusPage(database, renderer).add_to(pages_of_it)
     site.add_to(pages_of_it)
     application.include_router(pages_of_it)
     application.add_exception_handler(HTTPException, site.not_so)
