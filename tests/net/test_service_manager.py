@@ -3,6 +3,7 @@
 import os
 import socket
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_the_watchdog_is_ours_or_not(monkeypatch, wanted, pid, interval):
 
 def two_free_descriptors() -> int:
     """The first of two that nobody has; a test before this one may have many open."""
-    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    taken = {int(one.name) for one in Path("/proc/self/fd").iterdir()}
     return next(n for n in range(100, 10_000) if not {n, n + 1} & taken)
 
 
