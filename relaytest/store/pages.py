@@ -65,6 +65,7 @@ WORKERS = """
 """
 
 
+Row = asyncpg.Record  # by this name also for those who do not know asyncpg
 _MOST_SAID = 20_000  # octets that are looked through for the product's name
 
 

@@ -19,6 +19,7 @@ from tests.bench import (
     delay,
     exporting,
     mix,
+    pages,
     queueing,
     queues,
     receiving,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[], Report]] = {
     "dns": answering.run,
     "export": exporting.run,
     "sink": receiving.run,
+    "web": pages.run,
 }
 
 

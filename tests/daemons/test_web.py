@@ -15,9 +15,11 @@ import dns.rrset
 import pytest
 
 from relaytest.core.config import split_endpoint
+from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.token import Mailbox, Token, issue
 from relaytest.daemons import answerer, scheduler, shipped, sink, web, worker
 from relaytest.daemons.loop import Stop
+from relaytest.daemons.web.kept import Kept
 from relaytest.daemons.web.pages import make_application
 from relaytest.net.dns import Resolver
 from relaytest.net.dns_server import serve_dns
@@ -1043,3 +1045,33 @@ async def test_numbers_and_plots_are_gathered_once_in_a_while(site, connection):
     assert page.text.count("<polyline") == 4
     await connection.execute("DELETE FROM relaytest.listing")
     assert "Addresses listed</th><td>1</td>" in (await site.get("/status")).text
+
+
+async def test_what_is_kept_is_gathered_once_however_many_ask():
+    gathered: list[int] = []
+
+    async def gather() -> int:
+        await asyncio.sleep(0.01)
+        gathered.append(1)
+        return len(gathered)
+
+    kept = Kept(gather, timedelta(seconds=60))
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(kept()) for _ in range(20)]
+    assert [task.result() for task in asked] == [1] * 20
+    stale = Kept(gather, timedelta(0))
+    assert [await stale(), await stale()] == [2, 3]
+
+
+async def test_what_could_not_be_gathered_is_asked_for_again():
+    answers = iter([DatabaseAwayError("away"), None])
+
+    async def gather() -> str:
+        if error := next(answers):
+            raise error
+        return "there"
+
+    kept = Kept(gather, timedelta(seconds=60))
+    with pytest.raises(DatabaseAwayError):
+        await kept()
+    assert await kept() == "there"

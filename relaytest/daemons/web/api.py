@@ -70,14 +70,14 @@ class Api:
     async def lookup(self, address: str, request: Request) -> Response:
         """What the list knows of an address."""
         parsed = _address(address)
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             text = await store.lookup(connection, parsed)
         return _tagged(text, request)
 
     async def bulk(self, asked: Addresses) -> Response:
         """Whether each of up to a thousand addresses is listed."""
         addresses = [_address(one) for one in asked.addresses]
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return _json(await store.bulk(connection, addresses))
 
     async def listings(self, after: str = "", limit: Limit = 100) -> Response:
@@ -85,14 +85,14 @@ class Api:
         address, _, port = (after or "0.0.0.0/0").rpartition("/")
         if not port.isdigit() or len(port) > 5:
             raise HTTPException(400, 'after must be "address/port", the `next` of an answer')
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return _page(*await store.listings(connection, (_address(address), int(port)), limit))
 
     async def verdicts(
         self, after: Annotated[int, Query(ge=0, lt=_MOST_ID)] = 0, limit: Limit = 100
     ) -> Response:
         """Page by page; `next` of one answer is `after` of the next question."""
-        async with self._database.transaction() as connection:
+        async with self._database.reading() as connection:
             return _page(*await store.verdicts(connection, after, limit))
 
     async def request(self, wanted: Wanted, request: Request, response: Response) -> object:
@@ -163,7 +163,7 @@ class Api:
         """Who was nominated, or why nobody."""
         row = None
         if 0 < number < _MOST_ID:
-            async with self._database.transaction() as connection:
+            async with self._database.reading() as connection:
                 row = await nominations.outcome_of(connection, number)
         if row is None:
             raise HTTPException(404, "no such sample")

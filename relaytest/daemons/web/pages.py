@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
 from typing import Annotated
@@ -25,7 +26,8 @@ from relaytest.daemons import dossier, shipped
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.names import mail_addresses
 from relaytest.daemons.web.api import Api
-from relaytest.daemons.web.guard import PREFIX, Doorman, guard, is_api, plainly
+from relaytest.daemons.web.guard import PREFIX, Doorman, Guard, is_api, plainly
+from relaytest.daemons.web.kept import Kept
 from relaytest.daemons.web.progress import ProgressPages
 from relaytest.daemons.web.render import Renderer
 from relaytest.daemons.web.status import StatusPage
@@ -36,6 +38,7 @@ from relaytest.store import jobs, nominations, pages
 from relaytest.store.database import Database
 
 _MOST_ID = 1 << 40
+_FRESH = timedelta(seconds=10)  # of the home page's counts, which take long on a large list
 _TOKEN = re.compile(rb"[a-z2-7]{26}")
 _TEXTS = ("about-testing", "criteria", "faq", "using")
 
@@ -78,7 +81,7 @@ def make_application(config: Config, database: Database, resolver: Resolver) -> 
     application.include_router(pages_of_it)
     application.add_exception_handler(HTTPException, site.not_so)
     application.add_exception_handler(RequestValidationError, site.wrong_values)
-    application.middleware("http")(guard)
+    application.add_middleware(Guard)
     return application
 
 
@@ -94,8 +97,13 @@ class Site:
         self._renderer = renderer
         self._page = renderer.page
         self._doorman = Doorman(config)
+        self._counts = Kept(self._count, _FRESH)
         self._forms = shipped.battery_of(config).by_number()
         self._asked = shipped.battery_of(config).up_to(config.tier)
+
+    async def _count(self) -> pages.Row:
+        async with self._database.transaction() as connection:
+            return await pages.counts(connection)
 
     def add_to(self, router: APIRouter) -> None:
         """Add the routes."""
@@ -117,8 +125,8 @@ class Site:
     async def home(self, request: Request) -> HTMLResponse:
         """One field, how things are with the visitor's own address, and how much is listed."""
         visitor = self._doorman.client(request)
+        counts = await self._counts()
         async with self._database.transaction() as connection:
-            counts = await pages.counts(connection)
             listed = await pages.listed(connection, [visitor] if visitor else [])
         return self._page("home.html", counts=counts, visitor=visitor, visitor_listed=bool(listed))
 

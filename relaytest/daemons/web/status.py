@@ -1,6 +1,5 @@
 """Numbers and plots, gathered anew at most once in a while: they cost the database something."""
 
-import asyncio
 from dataclasses import fields
 from datetime import timedelta
 
@@ -8,6 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from relaytest.core.plot import plot_of
+from relaytest.daemons.web.kept import Kept
 from relaytest.daemons.web.render import Renderer
 from relaytest.store import days, jobs, pages
 from relaytest.store.database import Database
@@ -22,9 +22,7 @@ class StatusPage:
     def __init__(self, database: Database, renderer: Renderer) -> None:
         self._database = database
         self._renderer = renderer
-        self._kept = ""
-        self._until = float("-inf")
-        self._gathering = asyncio.Lock()  # of many that come at once one gathers
+        self._kept = Kept(self._gather, _FRESH)
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route."""
@@ -32,12 +30,7 @@ class StatusPage:
 
     async def page(self) -> HTMLResponse:
         """How much is listed, waits and was found, and how it went."""
-        loop = asyncio.get_running_loop()
-        async with self._gathering:
-            if loop.time() > self._until:
-                self._kept = await self._gather()
-                self._until = loop.time() + _FRESH.total_seconds()
-        return HTMLResponse(self._kept)
+        return HTMLResponse(await self._kept())
 
     async def _gather(self) -> str:
         async with self._database.transaction() as connection:
