@@ -48,9 +48,8 @@ def inherited_listeners() -> dict[str, socket.socket]:
             one = socket.socket(fileno=os.dup(number))
         except OSError:
             continue
-        if one.family in {socket.AF_INET, socket.AF_INET6} and one.type == socket.SOCK_STREAM:
-            found[_endpoint(one)] = one
-        else:
+        tcp = one.family in {socket.AF_INET, socket.AF_INET6} and one.type == socket.SOCK_STREAM
+        if not tcp or found.setdefault(_endpoint(one), one) is not one:
             one.close()
     return found
 

@@ -57,23 +57,22 @@ def test_the_watchdog_is_ours_or_not(monkeypatch, wanted, pid, interval):
     assert watchdog_interval() == interval
 
 
-def two_free_descriptors() -> int:
-    """The first of two that nobody has; a test before this one may have many open."""
+def free_descriptors() -> int:
+    """The first of three that nobody has; a test before this one may have many open."""
     taken = {int(one.name) for one in Path("/proc/self/fd").iterdir()}
-    return next(n for n in range(100, 10_000) if not {n, n + 1} & taken)
+    return next(n for n in range(100, 10_000) if not {n, n + 1, n + 2} & taken)
 
 
 @pytest.fixture
 def held(monkeypatch):
-    """A TCP and another socket, at descriptors that follow each other."""
+    """A TCP and another socket, and the first once more, one after the other."""
     with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as other:
-        first = two_free_descriptors()
-        os.dup2(tcp.fileno(), first)
-        os.dup2(other.fileno(), first + 1)
+        first = free_descriptors()
+        for number, one in enumerate((tcp, other, tcp), first):
+            os.dup2(one.fileno(), number)
         monkeypatch.setattr(service_manager, "_FIRST", first)
         yield f"127.0.0.1:{tcp.getsockname()[1]}"
-        os.close(first)
-        os.close(first + 1)
+        os.closerange(first, first + 3)
 
 
 def test_listening_sockets_come_by_their_place(monkeypatch, held):
