@@ -41,7 +41,7 @@ from relaytest.core.errors import (
 from relaytest.core.probe import Battery, Form
 from relaytest.core.target import parse_address
 from relaytest.core.zone import query_name
-from relaytest.daemons import metrics, publisher, scheduler, shipped, sink, web, worker
+from relaytest.daemons import metrics, notifier, publisher, scheduler, shipped, sink, web, worker
 from relaytest.net.dns_query import ask
 from relaytest.store import jobs, migrations, pages
 from relaytest.store.database import Connection
@@ -60,6 +60,7 @@ _DAEMONS: dict[str, Daemon] = {
     "scheduler": scheduler.run,
     "publisher": publisher.run,
     "web": web.run,
+    "notifier": notifier.run,
 }
 _PLACES = {"sink": "sink.listen", "web": "web.listen"}
 
@@ -139,7 +140,7 @@ for _name in _DAEMONS:
 
 @app.command("all")
 def all_daemons(config: ConfigFile = None, data: DataFolder = None) -> None:
-    """Run worker, sink, scheduler, publisher and web in one process."""
+    """Run worker, sink, scheduler, publisher, web and notifier in one process."""
     _end(_run(_DAEMONS, load(config), data, "all"))
 
 

@@ -20,13 +20,13 @@ from relaytest.cli.running import (
 )
 from relaytest.core.config import Config
 from relaytest.core.errors import ClusterError
-from relaytest.daemons import answerer, metrics, publisher, scheduler, sink, web, worker
+from relaytest.daemons import answerer, metrics, notifier, publisher, scheduler, sink, web, worker
 from relaytest.daemons.loop import Stop
 from relaytest.store.cluster import Cluster
 from relaytest.store.database import Database
 
 _PLACES = ("sink.listen", "web.listen", "answer.listen")
-_DAEMONS = (worker.run, sink.run, scheduler.run, publisher.run, web.run, answerer.run)
+_DAEMONS = (worker.run, sink.run, scheduler.run, publisher.run, web.run, notifier.run, answerer.run)
 
 
 async def up(config: Config, data: Path, *, show_demo: bool, once: bool) -> int:

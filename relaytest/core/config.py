@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from relaytest.core.errors import ConfigError
 from relaytest.core.fields import Duration, Endpoint, HostName, NetworkField, Section
+from relaytest.core.mailing import Mail
 from relaytest.core.nomination import Samples
 from relaytest.core.policy import Listing
 from relaytest.core.probe import MOST_EXTRA, Extra, Helo, template_fault
@@ -272,7 +273,8 @@ class Metrics(Section):
     """What Prometheus reads."""
 
     listen: str = Field(
-        "", description="address:port for the worker; sink, scheduler, publisher, web: the next"
+        "",
+        description="address:port for the worker; the other daemons have the ports after it",
     )
 
     @field_validator("listen")
@@ -305,6 +307,7 @@ class Config(Section):
     publish: Publish = Publish()
     answer: Answer = Answer()
     web: Web = Web()
+    mail: Mail = Mail()
     metrics: Metrics = Metrics()
     log: Log = Log()
 

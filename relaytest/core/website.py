@@ -15,6 +15,11 @@ class Web(Section):
     """The public pages."""
 
     listen: Endpoint = Field("127.0.0.1:8025", description="address:port")
+    url: str = Field(
+        "",
+        pattern=r"^(https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?)?$",
+        description="of the pages, for links in mail, such as https://relays.example.net",
+    )
     proxies: list[NetworkField] = Field(
         [], description="of our own reverse proxies; only their X-Forwarded-For is believed"
     )

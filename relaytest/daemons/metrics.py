@@ -27,7 +27,7 @@ GCCollector(registry=REGISTRY)
 
 _QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 # One after the other from the port of metrics.listen on; `all` and `up` are one process.
-_ORDER = ("worker", "sink", "scheduler", "publisher", "web")
+_ORDER = ("worker", "sink", "scheduler", "publisher", "web", "notifier")
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
@@ -70,6 +70,8 @@ PUBLICATIONS = _counter("publications_total", "Publications, by what came of it.
 PUBLISHED_AT = _gauge("published_timestamp_seconds", "Last publication.", "zone")
 ENTRIES = _gauge("published_entries", "Entries of the last publication.", "zone", "file")
 DNS_RIGHT = _gauge("dns_right", "1: the DNS server answers the test entries rightly.", "zone")
+# notifier
+MAILS = _counter("mails_total", "Mails, by what the smarthost said.", "kind", "result")
 # web
 REQUESTS = _counter("http_requests_total", "Answers of the web server.", "method", "status")
 REQUEST_SECONDS = _histogram("http_request_seconds", "Time until the answer began.")

@@ -42,7 +42,7 @@ def inherited_listeners() -> dict[str, socket.socket]:
     count = os.environ.get("LISTEN_FDS", "")
     if not count.isdecimal() or not _for_us("LISTEN_PID", otherwise=False):
         return {}
-    found = {}
+    found: dict[str, socket.socket] = {}
     for number in range(_FIRST, _FIRST + min(int(count), 64)):
         try:
             one = socket.socket(fileno=os.dup(number))

@@ -22,7 +22,7 @@ from tests.cli.program import LONGEST, Up, environment, is_open, relaytest
 from tests.daemons.test_web import found_open, put_on, talked
 from tests.mta.process import fresh_address, fresh_port
 
-DAEMONS = ("worker", "sink", "scheduler", "publisher", "web", "all")
+DAEMONS = ("worker", "sink", "scheduler", "publisher", "web", "notifier", "all")
 COMMANDS = (
     *[
         [name]

@@ -58,7 +58,7 @@ def start(dsn: str, tmp_path, *words: str, fd: int | None = None, **more: str):
     )
 
 
-@pytest.mark.parametrize("daemon", ["worker", "scheduler", "publisher"])
+@pytest.mark.parametrize("daemon", ["worker", "scheduler", "publisher", "notifier"])
 def test_a_daemon_is_ready_lives_and_ends(dsn, tmp_path, manager, daemon):
     with start(dsn, tmp_path, daemon, WATCHDOG_USEC="300000") as process:
         said = heard_until(manager, b"READY=1")
@@ -145,7 +145,7 @@ def analyze(tmp_path):
 
 
 def test_there_is_a_unit_for_each_daemon():
-    names = ("publisher", "scheduler", "sink", "web", "worker")
+    names = ("notifier", "publisher", "scheduler", "sink", "web", "worker")
     assert [f"relaytest-{name}.service" for name in names] == UNITS
 
 

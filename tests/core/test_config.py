@@ -35,6 +35,7 @@ SECTIONS = [
     "publish",
     "answer",
     "web",
+    "mail",
     "metrics",
     "log",
 ]

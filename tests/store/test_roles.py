@@ -11,7 +11,7 @@ from relaytest.store import jobs, keys
 from relaytest.store.jobs import Ending
 from tests.store.test_statements import STATEMENTS
 
-ROLES = ("submit", "read", "worker", "sink", "scheduler", "publisher", "web")
+ROLES = ("submit", "read", "worker", "sink", "scheduler", "publisher", "web", "notifier")
 
 JUDGING = "evidence: OUTCOMES SESSIONS RECEIPTS SINK_PROVEN TRIAL LAST_VERDICT SAVE_VERDICT"
 ANYBODY = "evidence: RING WANT_CHECK / jobs: RING / keys: RING / listings: RING"
@@ -32,16 +32,20 @@ NEEDS = {
     " / retention: EVIDENCE TRIALS / allowances: FORGET / gauges: JOBS LISTED WORKERS REST",
     "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
     " / publications: ORDERS DONE STANDBY RESERVED WIDE",
+    "notifier": "mail: QUEUE_OUTCOMES QUEUE_NOTICES TAKE VERDICT SENT FAILED FORGET"
+    " FORGET_SUBSCRIPTIONS",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
     " TRIAL TRIAL_VERDICT SESSIONS SAID RECEIPTS COUNTS WORKERS LISTED"
     " / vantages: VIEWS / exclusions: COVERING"
     " / allowances: USE / nominations: SUBMIT OUTCOME OF_ADDRESS SAMPLE"
-    " / days: VERDICTS LISTED / api: LOOKUP BULK LISTED VERDICTS ALLOWED HOLDERS"
+    " / mail: SUBSCRIBE ASK FIND CONFIRM STOP / days: VERDICTS LISTED"
+    " / api: LOOKUP BULK LISTED VERDICTS ALLOWED HOLDERS"
     " / progress: JOB AHEAD TRIALS ANSWERS RETURNED VERDICT STANDS",
 }
 
 # Rights go by table and column: who may change a row in one way may change it in the other.
 SAME_RIGHTS = {
+    "notifier": "mail: ASK",
     "worker": "evidence: DUE_TRIAL SETTLED WAKE_TRIAL / jobs: BURY_WORKERS RESCUE",
     "sink": "evidence: SETTLED",
     "scheduler": "evidence: SAVE_VISIT WAKE_TRIAL / jobs: LEAVE_WORKERS RELEASE REOPEN"

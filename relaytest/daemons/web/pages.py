@@ -17,6 +17,7 @@ from relaytest import __version__
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import RefusedRequestError
+from relaytest.core.mailing import NotAMailboxError, parse_mailbox
 from relaytest.core.received import way_back
 from relaytest.core.redaction import public_view
 from relaytest.core.target import Address, parse_address
@@ -28,6 +29,7 @@ from relaytest.daemons.names import mail_addresses
 from relaytest.daemons.web.api import Api
 from relaytest.daemons.web.guard import PREFIX, Doorman, Guard, is_api, plainly
 from relaytest.daemons.web.kept import Kept
+from relaytest.daemons.web.post_office import PostOffice
 from relaytest.daemons.web.progress import ProgressPages
 from relaytest.daemons.web.render import Renderer
 from relaytest.daemons.web.status import StatusPage
@@ -97,6 +99,7 @@ class Site:
         self._renderer = renderer
         self._page = renderer.page
         self._doorman = Doorman(config)
+        self._post = PostOffice(config, database, renderer)
         self._counts = Kept(self._count, _FRESH)
         self._forms = shipped.battery_of(config).by_number()
         self._asked = shipped.battery_of(config).up_to(config.tier)
@@ -121,6 +124,7 @@ class Site:
             page(f"/{name}")(partial(self.text, f"{name}.html"))
         page("/removal")(self.removal_form)
         router.post("/removal")(self.removal)
+        self._post.add_to(router)
 
     async def home(self, request: Request) -> HTMLResponse:
         """One field, how things are with the visitor's own address, and how much is listed."""
@@ -275,13 +279,14 @@ class Site:
 
     async def removal_form(self) -> HTMLResponse:
         """The form for whoever did not come by way of the address's page."""
-        return self._page("removal.html")
+        return self._page("removal.html", mail=self._post.possible)
 
     async def removal(
         self,
         request: Request,
         address: Annotated[str, Form(max_length=60)],
         port: Annotated[int, Form()] = 0,
+        mailbox: Annotated[str, Form(max_length=254)] = "",
     ) -> Response:
         """Ask for the retest that takes a listed address off the list.
 
@@ -291,6 +296,10 @@ class Site:
             parsed = parse_address(address)
         except ValueError:
             return self._not_an_address(address)
+        try:
+            wanted_by = parse_mailbox(mailbox) if mailbox.strip() else ""
+        except NotAMailboxError as error:
+            return self._page("message.html", 400, title="Not a mailbox", text=str(error))
         async with self._database.transaction() as connection:
             wait = await self._doorman.admit(connection, request, "removal")
         if wait:
@@ -306,6 +315,8 @@ class Site:
                 job = await jobs.enqueue(connection, wanted) if port in ports else None
             except RefusedRequestError as error:
                 return self._page("message.html", 409, title="Not possible", text=str(error))
+        if job is not None and wanted_by:
+            await self._post.subscribe(job, wanted_by, (parsed, port))
         if job is None:
             return await self._lookup(parsed, "This address is not listed: nothing to do.", 409)
         log.info("removal requested", address=str(parsed), port=port, job=job)

@@ -1,0 +1,170 @@
+"""Mail that is to be sent, and who wants it (sql/0016_mail.sql).
+
+States of a mail: waiting (send_at in the future), due, taken by a notifier (send_at is a while
+ahead, so that another takes it if this one dies), sent or given up (send_at NULL).
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from relaytest.core.target import Address
+from relaytest.store.database import Connection
+
+SUBSCRIBE = """
+    INSERT INTO relaytest.subscription (job, mailbox, code)
+    SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM relaytest.unwanted
+                                         WHERE mailbox = lower($2::text))
+    ON CONFLICT ON CONSTRAINT subscribed_once DO NOTHING RETURNING id
+"""
+ASK = """
+    INSERT INTO relaytest.mail (kind, mailbox, subscription, address, port)
+    VALUES ('confirm', $1, $2, $3, $4)
+"""
+FIND = "SELECT mailbox, job, confirmed_at FROM relaytest.subscription WHERE code = $1"
+CONFIRM = """
+    UPDATE relaytest.subscription SET confirmed_at = coalesce(confirmed_at, now())
+     WHERE code = $1 RETURNING job
+"""
+STOP = """
+    INSERT INTO relaytest.unwanted (mailbox)
+    SELECT lower(mailbox) FROM relaytest.subscription WHERE code = $1
+    ON CONFLICT (mailbox) DO NOTHING
+"""
+# A request is over when its job is gone and nothing more of its trial is waited for.
+QUEUE_OUTCOMES = """
+    WITH told AS (
+        UPDATE relaytest.subscription AS s SET told_at = now()
+          FROM (SELECT DISTINCT ON (t.job) t.job, t.id, t.address, t.port, t.settle_at
+                  FROM relaytest.trial AS t JOIN relaytest.subscription AS o ON o.job = t.job
+                 WHERE o.confirmed_at IS NOT NULL AND o.told_at IS NULL
+                 ORDER BY t.job, t.id DESC) AS last
+         WHERE s.job = last.job AND s.confirmed_at IS NOT NULL AND s.told_at IS NULL
+           AND NOT EXISTS (SELECT FROM relaytest.job AS j WHERE j.id = s.job)
+           AND EXISTS (SELECT FROM relaytest.verdict AS v WHERE v.trial = last.id
+                          AND (v.verdict = 'open' OR last.settle_at IS NULL))
+        RETURNING s.id, s.mailbox, last.address, last.port, last.id AS trial)
+    INSERT INTO relaytest.mail (kind, mailbox, subscription, address, port, trial)
+    SELECT 'outcome', mailbox, id, address, port, trial FROM told
+     WHERE NOT EXISTS (SELECT FROM relaytest.unwanted AS u WHERE u.mailbox = lower(told.mailbox))
+    ON CONFLICT ON CONSTRAINT mail_once DO NOTHING
+"""
+# One notice for a listing, and for one server not more than one a week.
+QUEUE_NOTICES = """
+    INSERT INTO relaytest.mail (kind, mailbox, change, address, port, trial)
+    SELECT 'notice', '', max(c.id), c.address, c.port, max(c.trial)
+      FROM relaytest.listing_history AS c
+      JOIN relaytest.listing_current AS l ON l.address = c.address AND l.port = c.port
+     WHERE c.new = 'listed' AND c.old <> 'listed' AND c.port > 0
+       AND c.at > now() - interval '1 day'
+       AND NOT EXISTS (SELECT FROM relaytest.mail AS m
+                        WHERE m.kind = 'notice' AND m.address = c.address
+                          AND m.created_at > now() - interval '7 days')
+     GROUP BY c.address, c.port
+    ON CONFLICT ON CONSTRAINT notice_once DO NOTHING
+"""
+TAKE = """
+    UPDATE relaytest.mail AS m SET send_at = now() + $1::interval, tries = tries + 1
+     WHERE m.id = (SELECT id FROM relaytest.mail WHERE send_at <= now()
+                    ORDER BY send_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING m.id, m.kind, m.mailbox, m.address, m.port, m.tries, coalesce(m.trial, 0) AS trial,
+              coalesce((SELECT s.code FROM relaytest.subscription AS s
+                         WHERE s.id = m.subscription), '') AS code
+"""
+VERDICT = """
+    SELECT v.verdict, v.explanation,
+           EXISTS (SELECT FROM relaytest.listing_current AS l
+                    WHERE l.address = v.address AND l.port = v.port) AS listed
+      FROM relaytest.verdict AS v WHERE v.trial = $1 ORDER BY v.id DESC LIMIT 1
+"""
+SENT = "UPDATE relaytest.mail SET send_at = NULL, sent_at = now(), fault = '' WHERE id = $1"
+FAILED = """
+    UPDATE relaytest.mail SET send_at = now() + $3::interval, fault = left($2, 500) WHERE id = $1
+"""
+FORGET_SUBSCRIPTIONS = """
+    DELETE FROM relaytest.subscription WHERE created_at < now() - $1::interval
+"""
+FORGET = "DELETE FROM relaytest.mail WHERE created_at < now() - $1::interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A mail that is to be sent now.
+
+    Attributes:
+        mailbox: "" for a notice: to the postmaster of the server.
+        tries: With this one.
+        trial: 0 if there is none.
+        code: Of the subscription, or "".
+    """
+
+    id: int
+    kind: str
+    mailbox: str
+    address: Address
+    port: int
+    tries: int
+    trial: int
+    code: str
+
+
+async def subscribe(
+    connection: Connection, job: int, mailbox: str, code: str, target: tuple[Address, int]
+) -> None:
+    """Ask a mailbox whether it wants the outcome of a request; not if it wants no mail of ours."""
+    number = await connection.fetchval(SUBSCRIBE, job, mailbox, code)
+    if number is not None:
+        await connection.execute(ASK, mailbox, number, *target)
+
+
+async def mailbox_of(connection: Connection, code: str) -> tuple[str, bool] | None:
+    """Return the mailbox of a link, and whether it was confirmed; None: no such link."""
+    row = await connection.fetchrow(FIND, code)
+    return (row["mailbox"], row["confirmed_at"] is not None) if row else None
+
+
+async def confirm(connection: Connection, code: str) -> int | None:
+    """Note that a mailbox wants the outcome; return the request, None if there is no such link."""
+    job: int | None = await connection.fetchval(CONFIRM, code)
+    return job
+
+
+async def stop(connection: Connection, code: str) -> None:
+    """Never write to the mailbox of a link again."""
+    await connection.execute(STOP, code)
+
+
+async def queue(connection: Connection, *, notices: bool) -> None:
+    """Make mails of what happened."""
+    await connection.execute(QUEUE_OUTCOMES)
+    if notices:
+        await connection.execute(QUEUE_NOTICES)
+
+
+async def take(connection: Connection, lease: timedelta) -> Task | None:
+    """Take a mail that is due; another notifier takes it after `lease` if this one dies."""
+    row = await connection.fetchrow(TAKE, lease)
+    return Task(**row) if row else None
+
+
+async def verdict_of(connection: Connection, trial: int) -> tuple[str, str, bool] | None:
+    """Return verdict, explanation, and whether the target is listed now."""
+    row = await connection.fetchrow(VERDICT, trial)
+    return (row["verdict"], row["explanation"], row["listed"]) if row else None
+
+
+async def sent(connection: Connection, number: int) -> None:
+    """Note that the smarthost took a mail."""
+    await connection.execute(SENT, number)
+
+
+async def failed(
+    connection: Connection, number: int, fault: str, retry_in: timedelta | None
+) -> None:
+    """Note why a mail was not taken, and when to try again; None: never."""
+    await connection.execute(FAILED, number, fault, retry_in)
+
+
+async def forget(connection: Connection, older: timedelta) -> None:
+    """Delete old mails and the mailboxes of old requests."""
+    await connection.execute(FORGET, older)
+    await connection.execute(FORGET_SUBSCRIPTIONS, older)
