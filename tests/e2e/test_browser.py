@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator
 
 import pytest
+from axe_core_python.async_playwright import Axe
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from relaytest.daemons import web
@@ -138,7 +139,7 @@ async def test_the_keyboard_is_enough(lab, browser, tmp_path):
         await context.close()
 
 
-async def test_every_page_fits_a_narrow_screen(lab, browser, tmp_path):
+async def test_every_page_fits_a_narrow_screen_and_is_accessible(lab, browser, tmp_path):
     with relay(lab, tmp_path / "postfix") as target:
         await lab.insert(target.address, target.port)
         found = await lab.verdict(target.address, "open")
@@ -159,6 +160,8 @@ async def test_every_page_fits_a_narrow_screen(lab, browser, tmp_path):
             answer = await page.goto(path)
             assert answer.status == 200, path
             assert await page.evaluate("document.documentElement.scrollWidth") <= 360, path
+            found = await Axe().run(page)
+            assert [(one["id"], one["help"]) for one in found["violations"]] == [], path
             headings = await page.locator("h1").count()
             assert headings == 1, path
         await context.close()

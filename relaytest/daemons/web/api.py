@@ -5,7 +5,7 @@ costs an answer without a body.
 """
 
 import hashlib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
@@ -24,6 +24,23 @@ from relaytest.store.progress import progress_of
 
 _MOST = 1000  # addresses in one question, rows in one answer
 _MOST_ID = 1 << 62
+
+_PROBLEM: dict[str, Any] = {
+    "description": "Why not (RFC 9457)",
+    "content": {
+        "application/problem+json": {
+            "schema": {
+                "type": "object",
+                "required": ["status", "title", "detail"],
+                "properties": {
+                    "status": {"type": "integer"},
+                    "title": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
+            }
+        }
+    },
+}
 
 Limit = Annotated[int, Query(ge=1, le=_MOST, description="Rows in the answer, at most.")]
 Right = Literal["request", "nominate"]
@@ -56,7 +73,7 @@ class Api:
 
     def routes(self) -> APIRouter:
         """Return what is under PREFIX."""
-        made = APIRouter(prefix=PREFIX)
+        made = APIRouter(prefix=PREFIX, responses={"4XX": _PROBLEM, 503: _PROBLEM})
         made.get("/lookup/{address}", summary="All about one address")(self.lookup)
         made.post("/lookup", summary="Which of many addresses are listed")(self.bulk)
         made.get("/listings", summary="All listings, by address")(self.listings)
