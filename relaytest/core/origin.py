@@ -83,6 +83,22 @@ def origin_of(message: bytes, trusted: Iterable[Network], labs: Iterable[Network
     raise NoOriginError(f"all its {len(hops)} Received lines name hosts of ours")
 
 
+def is_from_inside(
+    message: bytes, trusted: Iterable[Network], labs: Iterable[Network] = ()
+) -> bool:
+    """Whether all its Received lines name hosts of ours: one of us wrote it.
+
+    Only then may what it forwards be believed to have come to us: a stranger's mail may have
+    anything attached.
+    """
+    ours, outside = tuple(trusted), tuple(labs)
+    try:
+        clients = [_client(hop, number) for number, hop in enumerate(hops_of(message), start=1)]
+    except NoOriginError:
+        return False
+    return all(client is None or _is_ours(client, ours, outside) for client in clients)
+
+
 def _client(hop: Hop, number: int) -> Address | None:
     """Return who connected, as the server itself saw it; None: nobody did, it is a local step."""
     clause = _from_clause(hop.text)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relaytest.core.origin import NoOriginError, Origin, origin_of
+from relaytest.core.origin import NoOriginError, Origin, is_from_inside, origin_of
 
 OURS = [ip_network("192.0.2.0/28"), ip_network("2001:db8:1::/48")]
 THEM = "11.22.33.44"
@@ -130,3 +130,17 @@ def test_whatever_stands_there_an_outsider_or_a_reason_comes_out(lines):
     assert 1 <= found.line <= 50
     assert not any(found.address in network for network in OURS)
     assert not found.address.is_loopback
+
+
+@pytest.mark.parametrize(
+    ("lines", "inside"),
+    [
+        ([], True),
+        (list(STEPS.values()), True),
+        ([*STEPS.values(), LINES["exim"]], False),
+        ([LINES["postfix"]], False),
+        (["from somebody (unknown) by mx (Postfix) with ESMTP id 4; x"], False),
+    ],
+)
+def test_whether_one_of_us_wrote_it(lines, inside):
+    assert is_from_inside(mail(*lines), OURS) is inside

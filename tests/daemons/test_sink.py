@@ -399,6 +399,17 @@ async def test_our_own_hosts_send_samples_for_the_scheduler_to_read(begin, conne
     assert (row["tool"][:14], row["address"]) == ("mail from 127.", None)
 
 
+async def test_what_a_stranger_attached_is_not_believed(begin, connection):
+    """Spam to a trap, with a forged message in it that names a victim."""
+    forged = (
+        b"Received: from a (a [192.0.2.66]) by our.mx (Postfix) with ESMTP id 1; x\r\n" + FORWARDED
+    )
+    async with begin(sink.run, samples=TRAP | {"trusted": ["127.0.0.0/8"]}) as lab:
+        await send(lab.sink, BOUNCES, b"<spam@traps.example>", octets=forged)
+    (row,) = await connection.fetch("SELECT sample FROM relaytest.submission")
+    assert row["sample"].startswith(b"Received: from a (a [192.0.2.66])")
+
+
 @pytest.mark.parametrize(
     "samples",
     [TRAP, TRAP | {"trusted": ["192.0.2.0/24"]}, {"trusted": ["127.0.0.0/8"]}],
