@@ -72,6 +72,10 @@ class Step(Road):
         self.passed, self.struck = 0, False
         self._turn, self._strike, self._after = turn, strike, after
 
+    def disarm(self) -> None:
+        """Let nothing happen any more: nobody looks for another victim now."""
+        self._strike = None
+
     async def hand_on(self, octets: bytes, beyond: asyncio.StreamWriter) -> None:
         """Hand a message to the server, and do what is to be done."""
         self.passed += 1
@@ -292,6 +296,7 @@ async def test_whatever_breaks_at_whatever_step_nothing_is_lost_and_nothing_done
                     if action == "kill":
                         pid = await _replaced(home, victim, file, step, village, target, pid)
                     await village.settled(target)
+                    step.disarm()
                 found = await village.count(target)
                 told = f"{victim}, {action} at step {turn}, {'after' if after else 'before'} it"
                 assert found["trials"] == 1, told
@@ -327,6 +332,7 @@ async def _replaced(
     done.cancel()
     await asyncio.wait([done])
     if not step.struck:
+        step.disarm()
         return pid
     if victim == "worker":  # as if its last beat were long ago
         await village.lab.connection.execute("DELETE FROM relaytest.worker")
