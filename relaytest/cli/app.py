@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import admin, advice, check, dns_check, evidence, show, tokens, zones
+from relaytest.cli import admin, advice, check, dns_check, evidence, pauses, show, tokens, zones
 from relaytest.cli.common import AsJson, ConfigFile, DataFolder
 from relaytest.cli.common import database as _database
 from relaytest.cli.common import end as _end
@@ -44,6 +44,7 @@ from relaytest.core.zone import query_name
 from relaytest.daemons import metrics, notifier, publisher, scheduler, shipped, sink, web, worker
 from relaytest.net.dns_query import ask
 from relaytest.store import jobs, migrations, pages
+from relaytest.store import pauses as store_pauses
 from relaytest.store.database import Connection
 
 EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 64, 65, 69, 75, 78  # sysexits(3)
@@ -123,6 +124,7 @@ app.command("publish")(zones.publish)
 app.command("shutdown-zone")(zones.shutdown_zone)
 admin.register(app)
 tokens.register(app)
+pauses.register(app)
 app.command()(evidence.evidence)
 
 
@@ -285,8 +287,9 @@ def status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson =
             counts = await pages.counts(connection)
             queue = await jobs.queue_status(connection)
             hands = await pages.workers(connection)
-        found = {"counts": counts, "queue": queue, "workers": hands}
-        print(show.as_json(found)) if as_json else show.status(counts, queue, hands)
+            stopped = await store_pauses.current(connection)
+        found = {"counts": counts, "queue": queue, "workers": hands, "pauses": stopped}
+        print(show.as_json(found)) if as_json else show.status(counts, queue, hands, stopped)
         return 0
 
     _end(work(load(config)))

@@ -161,9 +161,16 @@ def exclusions(rows: Iterable[Row]) -> Table:
     return table
 
 
-def status(counts: Row, queue: Iterable[Row], workers: Iterable[Row]) -> None:
+def status(
+    counts: Row, queue: Iterable[Row], workers: Iterable[Row], pauses: Iterable[Row]
+) -> None:
     """Print the state of the whole system."""
     console = Console()
+    for row in pauses:
+        place = f"from {row['vantage']}" if row["vantage"] else "at all"
+        by = f"{row['actor']}, {time(row['since'])}"
+        console.print(f"[bold red]Paused[/]: no visits {place} ({by}): ", end="")
+        console.print(row["why"], markup=False)
     console.print(
         f"{counts['listed']} addresses listed, {counts['jobs']} open jobs, "
         f"{counts['unsettled']} trials waiting for mail or a verdict."

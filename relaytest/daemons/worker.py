@@ -33,7 +33,7 @@ from relaytest.daemons.pulse import CutOffError, Lifeline
 from relaytest.net.dns import Resolver
 from relaytest.net.smtp_client import NoSocketError
 from relaytest.store import evidence as evidence_store
-from relaytest.store import exclusions, jobs
+from relaytest.store import exclusions, jobs, pauses
 from relaytest.store.database import Bell, Connection, Database
 from relaytest.store.jobs import Ending, Job
 
@@ -163,6 +163,8 @@ class Worker:
         async with self._database.transaction() as connection:
             if unsure:  # or its jobs would wait for the end of a lease that we know nothing of
                 await jobs.release(connection, worker, tuple(self._visits.values()))
+            if await pauses.paused(connection, self._config.identity.vantage):
+                return [], {}, None
             claimed = await jobs.claim(
                 connection, worker, most, self._lease, from_below=next(self._turns) == 0
             )

@@ -17,6 +17,7 @@ from relaytest.core.config import Config, split_endpoint
 from relaytest.core.token import Mailbox, verify
 from relaytest.daemons import scheduler, shipped, sink, worker
 from relaytest.daemons.prober import Prober
+from relaytest.store import pauses
 from relaytest.store.cluster import Cluster
 from relaytest.store.database import Database, open_database
 from tests.daemons import peers
@@ -1100,3 +1101,14 @@ async def kill_worker_at(gate: Gate, file: Path) -> None:
                 await gate.reached.wait()
         finally:
             process.kill()
+
+
+async def test_while_it_is_paused_jobs_wait_and_then_go_on(begin, connection):
+    target = Target()
+    await pauses.begin(connection, "", "a complaint", "ann")
+    async with begin() as lab, target.serve() as port:
+        await lab.insert(target.host, port)
+        await asyncio.sleep(0.5)
+        assert target.talks == []
+        await pauses.end(connection, "", "ann")
+        await lab.verdict(target.host, "closed")

@@ -14,13 +14,14 @@ from tests.store.test_statements import STATEMENTS
 ROLES = ("submit", "read", "worker", "sink", "scheduler", "publisher", "web", "notifier")
 
 JUDGING = "evidence: OUTCOMES SESSIONS RECEIPTS SINK_PROVEN TRIAL LAST_VERDICT SAVE_VERDICT"
-ANYBODY = "evidence: RING WANT_CHECK / jobs: RING / keys: RING / listings: RING"
+ANYBODY = "evidence: RING WANT_CHECK / jobs: RING / pauses: RING / keys: RING / listings: RING"
 # What each daemon calls, by module of relaytest.store.
 NEEDS = {
     "submit": "jobs: ENQUEUE / nominations: SUBMIT OUTCOME",
     "read": "jobs: QUEUE / listings: CODE / exports: PUBLISHED4 PUBLISHED6 / exclusions: CURRENT",
     "worker": f"{JUDGING} SESSION_IDS SAVE_SESSION SAVE_OUTCOMES SAVE_VISIT / exclusions: BARRED"
-    " / jobs: CLAIM NEXT_DUE FINISH REOPEN RELEASE JOIN_WORKERS BEAT LEAVE_WORKERS",
+    " / jobs: CLAIM NEXT_DUE FINISH REOPEN RELEASE JOIN_WORKERS BEAT LEAVE_WORKERS"
+    " / pauses: PAUSED",
     "sink": "nominations: SUBMIT OUTCOME / keys: KEYS"
     " / evidence: ADD_RECEIPT WAKE_TRIAL BEGIN_CHECK END_CHECK FORGET_CHECKS",
     "scheduler": f"{JUDGING} DUE_TRIAL NEXT_SETTLE NEWER SETTLED / exclusions: EXCLUSION"
