@@ -184,7 +184,7 @@ class Site:
         zones = reversed(zones_of(self._config))  # of several with one code the first counts
         names = {apex.code: query_name(address, apex.zone) for apex in zones}
         values = {"standing": standing, "names": names, "dns": await self._dns(address)}
-        values["samples"] = samples
+        values |= {"samples": samples, "mail": self._post.possible}
         return self._page("lookup.html", status, address=address, message=message, **values)
 
     async def _dns(self, address: Address) -> str:
