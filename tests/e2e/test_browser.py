@@ -1,7 +1,6 @@
 """The owner's story in a real browser: from "why am I listed" to "you are off the list"."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,26 +9,16 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from relaytest.daemons import web
 from tests.lab import DAEMONS, Lab, lab_config, running
-from tests.mta.packages import require
+from tests.mta.packages import require, require_installed
 from tests.mta.postfix import Postfix
 from tests.mta.process import fresh_address, fresh_port
 
 PATIENCE = 20_000  # ms
 
 
-def chromium() -> str:
-    """Path of the browser; skip, or fail where everything must be there, if there is none."""
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if path := shutil.which(name):
-            return path
-    if os.environ.get("RELAYTEST_REQUIRE_SERVERS"):
-        pytest.fail("chromium is required here: apt-get install chromium")
-    pytest.skip("no chromium: apt-get install chromium")
-
-
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    path = chromium()
+    path = require_installed("chromium", "chromium-browser", "google-chrome", package="chromium")
     async with async_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         opened = await playwright.chromium.launch(executable_path=path, args=arguments)

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -180,8 +181,21 @@ def find(name: str) -> tuple[Program | None, str]:
 def require(name: str) -> Program:
     """Find a server, or skip the test that asks, or fail it where CI promised the servers."""
     program, reason = find(name)
-    if program is not None:
-        return program
+    if program is None:
+        do_without(reason)
+    return program
+
+
+def require_installed(*names: str, package: str) -> str:
+    """Find a program of the system by one of its names, likewise; return its path."""
+    for name in names:
+        if path := shutil.which(name):
+            return path
+    do_without(f"no {names[0]} here: apt-get install {package}")
+
+
+def do_without(reason: str) -> NoReturn:
+    """Skip the test: a user may lack a program. Fail it where CI promised all of them."""
     if os.environ.get("RELAYTEST_REQUIRE_SERVERS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)

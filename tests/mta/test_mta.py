@@ -394,3 +394,13 @@ def test_a_server_fetched_before_is_not_fetched_again(bare, capsys):
         0,
         "rbldnsd: already there\n",
     )
+
+
+def test_a_program_of_the_system_is_found_or_its_package_told(monkeypatch):
+    assert packages.require_installed("no-such-program", "sh", package="dash").endswith("/sh")
+    monkeypatch.delenv("RELAYTEST_REQUIRE_SERVERS", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no x-1 here: apt-get install y"):
+        packages.require_installed("x-1", "x-2", package="y")
+    monkeypatch.setenv("RELAYTEST_REQUIRE_SERVERS", "1")
+    with pytest.raises(pytest.fail.Exception, match="no x-1 here"):
+        packages.require_installed("x-1", package="y")
