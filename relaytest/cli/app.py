@@ -20,6 +20,7 @@ from relaytest.cli.common import transaction as _transaction
 from relaytest.cli.logs import start_log
 from relaytest.cli.running import (
     Daemon,
+    await_schema,
     check_places,
     require_schema,
     run_daemons,
@@ -154,7 +155,10 @@ async def _run(names: Iterable[str], config: Config, data: Path | None, program:
         publish = config.publish.model_copy(update={"directory": folder})
         config = config.model_copy(update={"publish": publish})
     async with stopping_on_signals() as stop, _database(config, data, program) as database:
-        await require_schema(database)
+        if config.database.dsn:
+            await await_schema(program, database, stop)
+        else:  # nobody but `up` starts the private one
+            await require_schema(database)
         async with metrics.served(config, program):
             await run_daemons((_DAEMONS[name] for name in names), config, database, stop)
     return 0

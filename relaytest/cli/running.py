@@ -12,10 +12,10 @@ from typing import Any
 
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.errors import ConfigError, SchemaError
-from relaytest.daemons.loop import Stop
+from relaytest.daemons.loop import Stop, once_there
 from relaytest.net.service_manager import inherited_listeners, notify, watchdog_interval
 from relaytest.store import migrations, scope
-from relaytest.store.database import Database, open_database
+from relaytest.store.database import Connection, Database, open_database
 
 _STUCK = 900.0  # seconds; no transaction, export or round of look-ups may take so long
 Daemon = Callable[[Config, Database, Stop], Coroutine[Any, Any, None]]
@@ -177,7 +177,20 @@ async def require_schema(database: Database) -> None:
         DatabaseAwayError: The database does not answer.
     """
     async with database.transaction() as connection:
-        status = await migrations.status(connection, migrations.shipped())
+        await _require_schema(connection)
+
+
+async def await_schema(program: str, database: Database, stop: Stop) -> None:
+    """Likewise, but wait for a database that does not answer yet, as after a boot.
+
+    Raises:
+        SchemaError: What to do about it.
+    """
+    await once_there(program, database, _require_schema, stop)
+
+
+async def _require_schema(connection: Connection) -> None:
+    status = await migrations.status(connection, migrations.shipped())
     if status.pending:
         raise SchemaError(
             f"the database is at schema {status.version}; run `relaytest db upgrade` to apply "

@@ -19,6 +19,7 @@ from relaytest.core.config import split_endpoint
 from relaytest.daemons import shipped
 from relaytest.store import migrations
 from tests.cli.program import LONGEST, Up, environment, is_open, relaytest
+from tests.daemons.peers import Road
 from tests.daemons.test_web import found_open, put_on, talked
 from tests.mta.process import fresh_address, fresh_port
 
@@ -510,6 +511,20 @@ def test_a_daemon_runs_until_a_signal(dsn, tmp_path, name):
         program.start().until(lambda: SEEN[name](program), "its work").signal(signal.SIGTERM)
         assert program.end() == 0, program.told("did not end well")
         assert program.left() == []
+
+
+async def test_a_daemon_that_begins_before_its_database_waits_for_it(dsn, tmp_path):
+    road = Road(dsn, tmp_path)
+    with Up(tmp_path, command="sink", RELAYTEST_DATABASE__DSN=road.dsn) as program:
+        program.start().until(lambda: "database is away" in program.output, "a word about it")
+        assert not is_open(program.sink)
+        await road.mend()
+        try:
+            await asyncio.to_thread(program.until, lambda: is_open(program.sink), "its work")
+            program.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(program.end) == 0
+        finally:
+            await road.cut()
 
 
 @pytest.mark.parametrize("name", ["sink", "web", "all"])

@@ -322,6 +322,10 @@ async def _ready(lab: Lab, victim: str) -> bool | None:
     return await lab.connection.fetchval("SELECT true FROM relaytest.worker") or None
 
 
+async def _gone(pid: int) -> bool | None:
+    return None if Path(f"/proc/{pid}").exists() else True
+
+
 async def _replaced(
     home: Mother, victim: str, file: Path, step: Step, village: Village, target: Target, pid: int
 ) -> int:
@@ -334,6 +338,7 @@ async def _replaced(
     if not step.struck:
         step.disarm()
         return pid
+    await until(lambda: _gone(pid), f"the end of {pid}")  # it still has its place to listen
     if victim == "worker":  # as if its last beat were long ago
         await village.lab.connection.execute("DELETE FROM relaytest.worker")
     return await home.bear(victim, file)
