@@ -40,7 +40,7 @@ lint: $(VENV)/dev.stamp
 
 clean:
 	rm -rf $(VENV) .servers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf .import_linter_cache relaytest.egg-info .coverage
+	rm -rf .import_linter_cache .schemathesis relaytest.egg-info .coverage
 	find relaytest tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/up.stamp: pyproject.toml | $(BIN)/python
