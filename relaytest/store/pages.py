@@ -127,10 +127,15 @@ async def trial_evidence(connection: Connection, trial: int) -> TrialEvidence | 
     sessions = await connection.fetch(SESSIONS, trial)
     return TrialEvidence(
         row,
-        await connection.fetchrow(TRIAL_VERDICT, trial),
+        await last_verdict(connection, trial),
         [(session, _transcript(session)) for session in sessions],
         await connection.fetch(RECEIPTS, trial),
     )
+
+
+async def last_verdict(connection: Connection, trial: int) -> Row | None:
+    """Return verdict, reason, explanation and decided_at of a trial; None: not judged yet."""
+    return await connection.fetchrow(TRIAL_VERDICT, trial)
 
 
 async def said_in(connection: Connection, trial: int) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 import asyncpg
 
 from relaytest.core.target import Address
+from relaytest.store import pages
 from relaytest.store.database import Connection
 
 JOB = """
@@ -14,10 +15,17 @@ JOB = """
       FROM relaytest.job WHERE id = $1
 """
 AHEAD = """
-    SELECT count(*) FROM (SELECT FROM relaytest.job AS o, relaytest.job AS j
-                           WHERE j.id = $1 AND NOT o.leased AND o.run_at <= now()
-                             AND (o.priority, o.run_at, o.id) < (j.priority, j.run_at, j.id)
-                           LIMIT 1000) AS before
+    SELECT count(*) FROM (
+        SELECT FROM relaytest.job AS j
+         CROSS JOIN generate_series(0, j.priority) AS p CROSS JOIN generate_series(0, 15) AS l
+         CROSS JOIN LATERAL (
+                SELECT FROM relaytest.job AS o       -- by the index that claims walk
+                 WHERE NOT o.leased AND o.vantage = j.vantage AND o.priority = p AND o.lane = l
+                   AND o.run_at <= CASE WHEN p < j.priority THEN now()
+                                        ELSE least(now(), j.run_at) END
+                   AND o.id <> j.id
+                 LIMIT 1000) AS earlier
+         WHERE j.id = $1 LIMIT 1000) AS before
 """
 TRIALS = """
     SELECT id, address, port, reason::text, started_at, visits, probed_at, ended, settle_at,
@@ -31,10 +39,6 @@ ANSWERS = """
 """
 RETURNED = """
     SELECT count(DISTINCT form) FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward'
-"""
-VERDICT = """
-    SELECT verdict, reason, explanation, decided_at FROM relaytest.verdict
-     WHERE trial = $1 ORDER BY id DESC LIMIT 1
 """
 STANDS = """
     SELECT EXISTS (SELECT FROM relaytest.listing_current WHERE address = $1 AND port = $2)
@@ -91,7 +95,7 @@ async def progress_of(connection: Connection, job: int) -> Progress | None:
     if trial is not None:
         answers = await connection.fetchrow(ANSWERS, trial["id"])
         returned = await connection.fetchval(RETURNED, trial["id"])
-        verdict = await connection.fetchrow(VERDICT, trial["id"])
+        verdict = await pages.last_verdict(connection, trial["id"])
     stage = _stage(row, trial, verdict)
     return Progress(
         job,

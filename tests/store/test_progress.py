@@ -76,6 +76,22 @@ async def test_what_waits_is_queued_behind_what_comes_first(connection, job):
     assert not progress.listed
 
 
+async def test_its_place_is_found_without_reading_the_whole_queue(connection, job):
+    await connection.execute(
+        "INSERT INTO relaytest.job (address, port, reason, priority, run_at)"
+        " SELECT '11.0.0.0'::inet + 256 * n, 25, 'recheck', n % 3, now() - n * interval '1 s'"
+        " FROM generate_series(1, 20000) n"
+    )
+    await connection.execute("ANALYZE relaytest.job")
+    async with connection.transaction():
+        assert 900 <= (await progress_of(connection, job)).ahead <= 1000
+        read = await connection.fetchval(
+            "SELECT pg_stat_get_xact_tuples_returned('relaytest.job'::regclass)"
+            " + pg_stat_get_xact_tuples_fetched('relaytest.job'::regclass)"
+        )
+    assert read < 8000
+
+
 async def test_what_a_worker_has_is_being_tested(connection, job):
     await claimed(connection, job)
     progress = await progress_of(connection, job)

@@ -41,7 +41,7 @@ NEEDS = {
     " / allowances: USE / nominations: SUBMIT OUTCOME OF_ADDRESS SAMPLE"
     " / mail: SUBSCRIBE ASK FIND CONFIRM STOP / days: VERDICTS LISTED"
     " / api: LOOKUP BULK LISTED VERDICTS ALLOWED HOLDERS"
-    " / progress: JOB AHEAD TRIALS ANSWERS RETURNED VERDICT STANDS",
+    " / progress: JOB AHEAD TRIALS ANSWERS RETURNED STANDS",
 }
 
 # Rights go by table and column: who may change a row in one way may change it in the other.
