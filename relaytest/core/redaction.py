@@ -45,9 +45,12 @@ def public_view(sample: bytes, key: bytes) -> bytes:
     (False, True)
     """
     header, body = _parts(sample)
-    masks = {name: _mask(name, key) for name in _names(_recipients(header))}
+    recipients = _recipients(header)
+    masks = {name: _mask(name, key) for name in _names(recipients)}
     shown = b"\n".join(_field(field, key) for field in _fields(header))
     shown += b"\n\n" + _beginning(header, body)
+    for mailbox in recipients:  # whole, however short its name is
+        shown = re.sub(rb"(?i)(?<![A-Za-z0-9])" + re.escape(mailbox), _masked(mailbox, key), shown)
     for name in sorted(masks, key=len, reverse=True):
         pattern = rb"(?i)(?<![A-Za-z0-9])" + re.escape(name) + rb"(?![A-Za-z0-9])"
         shown = re.sub(pattern, masks[name], shown)

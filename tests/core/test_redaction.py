@@ -30,6 +30,13 @@ def test_nobody_who_got_it_is_named():
         assert name not in view
 
 
+def test_a_short_name_is_masked_in_its_mailbox():
+    """Alone it may be a common word."""
+    view = public_view(b"To: al@ours.example\r\n\r\nWe al(l) wrote to AL@Ours.example.\r\n", KEY)
+    assert b"al@ours" not in view.lower()
+    assert b"We al(l) wrote to " in view
+
+
 def test_who_sent_it_is_told():
     view = public_view(SPAM, KEY)
     for text in (b"11.0.0.1", b"pills@spam.example", b"http://spam.example/pills?(cut)", b"Dear "):

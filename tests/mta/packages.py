@@ -191,7 +191,7 @@ def require_installed(*names: str, package: str) -> str:
     for name in names:
         if path := shutil.which(name):
             return path
-    do_without(f"no {names[0]} here: apt-get install {package}")
+    return do_without(f"no {names[0]} here: apt-get install {package}")
 
 
 def do_without(reason: str) -> NoReturn:

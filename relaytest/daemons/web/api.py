@@ -176,8 +176,12 @@ class Api:
         response.headers["Location"] = f"{PREFIX}/nominations/{number}"
         return {"nomination": number}
 
-    async def nomination(self, number: int) -> object:
-        """Who was nominated, or why nobody."""
+    async def nomination(self, number: int, request: Request) -> object:
+        """Who was nominated, or why nobody; needs a token that may nominate.
+
+        It may quote a Received line, which names who got the spam.
+        """
+        await self._who(request, "nominate")
         row = None
         if 0 < number < _MOST_ID:
             async with self._database.reading() as connection:
