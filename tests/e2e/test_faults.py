@@ -323,7 +323,11 @@ async def _ready(lab: Lab, victim: str) -> bool | None:
 
 
 async def _gone(pid: int) -> bool | None:
-    return None if Path(f"/proc/{pid}").exists() else True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return None
 
 
 async def _replaced(
