@@ -4,6 +4,7 @@ Any number may run: every duty takes its rows with SKIP LOCKED inside one transa
 """
 
 import asyncio
+import functools
 import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -106,6 +107,7 @@ class Scheduler:
             (self.expire, timedelta(minutes=1)),
             (self.tell_scope, timedelta(minutes=10)),
             (self.retire_keys, timedelta(hours=1)),
+            (self.make_partitions, timedelta(hours=1)),
             (self.forget, timedelta(hours=1)),
             (self.measure, timedelta(seconds=20)),
         )
@@ -292,17 +294,29 @@ class Scheduler:
             await allowances.forget(connection)
             await nominations.forget(connection, self._config.retention.evidence)
         retention = self._config.retention
-        for forget, older in (
-            (keeping.forget_evidence, retention.evidence),
-            (keeping.forget_trials, retention.verdicts),
-        ):
-            trials, step = 0, _STEP
-            while step == _STEP:
-                async with self._database.transaction() as connection:
-                    step = await forget(connection, older, _STEP)
-                trials += step
-            if trials:
-                log.info("old evidence deleted", trials=trials, older=str(older))
+        while await self._forgotten(keeping.forget_evidence, retention.evidence):
+            pass
+        trials = _STEP
+        while trials == _STEP:
+            forget = functools.partial(keeping.forget_trials, most=_STEP)
+            trials = await self._forgotten(forget, retention.verdicts)
+
+    async def _forgotten(
+        self, forget: Callable[[Connection, timedelta], Awaitable[int | None]], older: timedelta
+    ) -> int:
+        async with self._database.transaction() as connection:
+            count = await forget(connection, older)
+        if count is None:
+            log.warning("old evidence is being read; it is deleted later", older=str(older))
+        elif count:
+            log.info("old evidence deleted", count=count, older=str(older))
+        return count or 0
+
+    async def make_partitions(self) -> None:
+        """Begin a partition with each month."""
+        async with self._database.transaction() as connection:
+            if await keeping.make_partitions(connection):
+                log.info("partition made ahead")
 
     async def measure(self) -> None:
         """Count what there is, for metrics, if anybody wants them."""

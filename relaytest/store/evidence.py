@@ -65,7 +65,7 @@ TRIAL = """
 """
 OUTCOMES = """
     SELECT o.visit, o.form, o.step, o.code, o.reply, s.tls IS NOT NULL AS tls
-      FROM relaytest.outcome AS o JOIN relaytest.session AS s ON s.id = o.session
+      FROM relaytest.outcome AS o JOIN relaytest.session AS s ON s.id = o.session AND s.trial = $1
      WHERE o.trial = $1
 """
 SESSIONS = (

@@ -17,6 +17,7 @@ from relaytest.store import evidence, jobs, listings, scope
 from relaytest.store.evidence import Arrival
 from tests.daemons.peers import seen
 from tests.lab import lab_config, running, until
+from tests.store.test_retention import months_pass
 
 A, B = "192.0.2.1", "192.0.2.2"
 HOUR = timedelta(hours=1)
@@ -617,7 +618,22 @@ async def test_what_is_old_is_forgotten(scheduling, connection, monkeypatch):
     for number in range(1, 6):
         await probed(connection, f"192.0.2.{number}")
     await scheduling.settle()
-    await connection.execute("UPDATE relaytest.trial SET started_at = now() - interval '91 d'")
+    await months_pass(connection, timedelta(days=91))
     await scheduling.forget()
     assert await connection.fetchval("SELECT count(*) FROM relaytest.session") == 0
     assert await connection.fetchval("SELECT count(*) FROM relaytest.verdict") == 5
+    await connection.execute(
+        "UPDATE relaytest.trial_partition SET ended_at = ended_at - interval '640 d'"
+    )
+    await scheduling.forget()
+    assert await connection.fetchval("SELECT count(*) FROM relaytest.trial") == 0
+
+
+async def test_the_scheduler_makes_months(scheduling, connection):
+    duties = {duty.__name__ for duty, _ in scheduling.duties()}
+    assert "make_partitions" in duties
+    await connection.execute(
+        "UPDATE relaytest.trial_partition SET begun_at = begun_at - interval '32 d'"
+    )
+    await scheduling.make_partitions()
+    assert await connection.fetchval("SELECT count(*) FROM relaytest.trial_partition") == 3

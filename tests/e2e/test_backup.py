@@ -21,7 +21,7 @@ ROWS = (
 )
 RIGHTS = """
     SELECT relname AS name, relacl::text AS rights FROM pg_class
-     WHERE relnamespace = 'relaytest'::regnamespace AND relkind IN ('r', 'v', 'S')
+     WHERE relnamespace = 'relaytest'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')
     UNION ALL SELECT oid::regprocedure::text, proacl::text FROM pg_proc
      WHERE pronamespace = 'relaytest'::regnamespace ORDER BY 1
 """
@@ -65,10 +65,8 @@ async def test_a_restore_loses_nothing(dsn, connection, tmp_path):
     with temporary_cluster() as other:
         there = other.dsn()
         assert relaytest("db", "upgrade", RELAYTEST_DATABASE__DSN=there).returncode == 0
-        run(
-            *("pg_restore", "--clean", "--if-exists", "--exit-on-error", "--dbname", there),
-            tmp_path / "backup",
-        )
+        run("psql", "--quiet", there, "-c", "DROP SCHEMA relaytest CASCADE")
+        run("pg_restore", "--exit-on-error", "--dbname", there, tmp_path / "backup")
         assert await contents(there) == before
         done = relaytest("db", "status", "--json", RELAYTEST_DATABASE__DSN=there)
         assert done.returncode == 0, done.stderr
