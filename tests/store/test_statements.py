@@ -9,7 +9,7 @@ import pytest
 
 import relaytest.store
 
-_IN_PARTS = {  # templates; two statements in one
+IN_PARTS = {  # templates; two statements in one
     "exports.EXPORT",
     "exports.EXPORT_PATHS4",
     "exports.EXPORT_PATHS6",
@@ -27,7 +27,7 @@ STATEMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - _IN_PARTS))
+@pytest.mark.parametrize("name", sorted(STATEMENTS.keys() - IN_PARTS))
 async def test_statement_prepares(connection: asyncpg.Connection, name: str):
     await connection.prepare(STATEMENTS[name])
 
