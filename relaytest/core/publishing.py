@@ -15,6 +15,9 @@ class Publish(Section):
     by_version: bool = Field(
         default=False, description="also v4.ZONE and v6.ZONE, for clients that want one IP version"
     )
+    combined: bool = Field(
+        default=False, description="also all.ZONE: relays and exits in one (listing.outputs)"
+    )
     zone_file: bool = Field(default=False, description="also ZONE.zone, for NSD, Knot or BIND")
     directory: str = Field("", description="where the zone files go; empty: --data/zone")
     ttl: Duration = Field(

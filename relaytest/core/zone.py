@@ -36,6 +36,7 @@ class Apex:
         ttl: Of entries, of the SOA and of negative answers (RFC 2308 section 3).
         text: TXT of an entry; the address is appended.
         code: Last octet of the A records of its entries.
+        also: Further codes in it, each with its text. An address is there once, under its least.
         versions: Of IP; others are not in it.
         shut: The list is at its end: empty, without test entries (RFC 6471 section 3.4).
     """
@@ -46,13 +47,19 @@ class Apex:
     ttl: timedelta
     text: str
     code: int = OPEN_RELAY
+    also: tuple[tuple[int, str], ...] = ()
     versions: tuple[int, ...] = (4, 6)
     shut: bool = False
 
     @property
     def codes(self) -> tuple[int, ...]:
         """Those with a test entry: 127.0.0.2 in every list, and its own (RFC 5782 section 5)."""
-        return () if self.shut else tuple(sorted({*CODES, self.code}))
+        return () if self.shut else tuple(sorted({*CODES, *self.texts}))
+
+    @property
+    def texts(self) -> dict[int, str]:
+        """Of the entries of each code that is in it, its own first."""
+        return {self.code: self.text, **dict(self.also)}
 
     @property
     def about(self) -> str:
@@ -96,7 +103,11 @@ def zones_of(config: Config) -> tuple[Apex, ...]:
     apex = apex_of(config.publish)
     zones = [apex]
     if config.listing.outputs:
-        zones.append(outputs_of(apex))
+        outputs = outputs_of(apex)
+        zones.append(outputs)
+        if config.publish.combined:
+            also = ((outputs.code, outputs.text),)
+            zones.append(replace(apex, zone=f"all.{apex.zone}", also=also))
     if config.publish.by_version:
         zones += [
             replace(apex, zone=f"v{version}.{apex.zone}", versions=(version,))
@@ -287,7 +298,7 @@ def answer(labels: str, apex: Apex, listed: Callable[[Address], int | None]) -> 
     if found is None:
         # 1.0.0.2 is both the IPv4 address 2.0.0.1 and the way to all of 2001::/16
         return Absence.DATA if _NIBBLES.fullmatch(labels) and len(labels) == 7 else Absence.NAME
-    return Entry(found, f"{apex.text}{question}")
+    return Entry(found, f"{apex.texts.get(found, apex.text)}{question}")
 
 
 _NEVER_LISTED = IPv4Address("127.0.0.1")

@@ -88,7 +88,7 @@ class Answerer:
         apex, code = self._apex, None
         if not isinstance(question, Absence):
             async with self._database.transaction() as connection:
-                code = await listings.code_of(connection, question, apex.code)
+                code = await listings.code_of(connection, question, [*apex.texts])
                 orders = await publications.orders_of(connection, apex.zone)
                 apex = replace(apex, shut=orders.shut)
         return answer(labels, apex, lambda _: code)

@@ -156,7 +156,7 @@ class Publisher:
             self._orders = await publications.orders_of(connection, self.apex.zone)
             self.apex = replace(self.apex, shut=self._orders.shut)
             if not self.apex.shut and (
-                why := await publications.obstacle(connection, self.apex.code)
+                why := await publications.obstacle(connection, [*self.apex.texts])
             ):
                 raise _UnlikelyError(why)
             await dns_zones.write_zone(connection, self.apex)
@@ -190,17 +190,15 @@ class Publisher:
 
     async def _export(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         """Fill the drafts with what is listed."""
-        code = self.apex.code
+        texts = self.apex.texts
         four, six, apex, *master = drafts
         for version in self.apex.versions:
             draft = four if version == 4 else six
-            draft.entries = await exports.addresses(connection, version, draft.write, code)
-            await exports.names_above(connection, version, apex.write, code, PATH)
+            draft.entries = await exports.addresses(connection, version, draft.write, texts)
+            await exports.names_above(connection, version, apex.write, texts, PATH)
         for draft in master:
             for version in self.apex.versions:
-                draft.entries += await exports.records(
-                    connection, version, draft.write, code, self.apex.text
-                )
+                draft.entries += await exports.records(connection, version, draft.write, texts)
 
     def _refuse_the_unlikely(self, drafts: Sequence[Draft]) -> None:
         """Compare with what is published, unless a person ordered it."""

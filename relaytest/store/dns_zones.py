@@ -1,4 +1,4 @@
-"""What the zones say of themselves, for a DNS server on the database (sql/0011, 0012)."""
+"""What the zones say of themselves, for a DNS server on the database (sql/0011, 0012, 0019)."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,16 @@ from relaytest.store.database import Connection
 
 WRITE = """
     INSERT INTO relaytest.dns_zone AS z
-        (zone, nameservers, hostmaster, ttl, about, entry, code, codes, versions)
+        (zone, nameservers, hostmaster, ttl, about, codes, versions, listed, entries)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
     ON CONFLICT (zone) DO UPDATE SET
         nameservers = excluded.nameservers, hostmaster = excluded.hostmaster, ttl = excluded.ttl,
-        about = excluded.about, entry = excluded.entry, code = excluded.code,
-        codes = excluded.codes, versions = excluded.versions
-     WHERE (z.nameservers, z.hostmaster, z.ttl, z.about, z.entry, z.code, z.codes,
-            z.versions)
+        about = excluded.about, codes = excluded.codes, versions = excluded.versions,
+        listed = excluded.listed, entries = excluded.entries
+     WHERE (z.nameservers, z.hostmaster, z.ttl, z.about, z.codes, z.versions, z.listed, z.entries)
            IS DISTINCT FROM (excluded.nameservers, excluded.hostmaster, excluded.ttl,
-                             excluded.about, excluded.entry, excluded.code, excluded.codes,
-                             excluded.versions)
+                             excluded.about, excluded.codes, excluded.versions,
+                             excluded.listed, excluded.entries)
 """
 DROP = "DELETE FROM relaytest.dns_zone WHERE zone <> ALL ($1::text[])"
 
@@ -38,8 +37,8 @@ async def write_zone(connection: Connection, apex: Apex) -> None:
         apex.hostmaster,
         apex.seconds,
         apex.about,
-        apex.text,
-        0 if apex.shut else apex.code,  # nothing is listed under 0
         apex.codes,
         apex.versions,
+        [] if apex.shut else [*apex.texts],
+        [] if apex.shut else [*apex.texts.values()],
     )

@@ -1,5 +1,6 @@
 """Who is listed (sql/0003_listing.sql). Nothing else writes these tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -114,7 +115,10 @@ DECIDED_SINCE = """
      ORDER BY l.address, l.port LIMIT $3
        FOR UPDATE OF l
 """
-CODE = "SELECT code FROM relaytest.listing_current WHERE address = $1 AND code = $2 LIMIT 1"
+CODE = """
+    SELECT min(code) FROM relaytest.listing_current
+     WHERE address = $1 AND code = ANY ($2::smallint[])
+"""
 _BY_HAND = [event.value for event in BY_HAND]
 
 
@@ -287,7 +291,9 @@ async def recheck(
     return int(done.rpartition(" ")[2])
 
 
-async def code_of(connection: Connection, address: Address, code: int = 2) -> int | None:
-    """Return `code` if an address is published under it, else None."""
-    found: int | None = await connection.fetchval(CODE, address, code)
+async def code_of(
+    connection: Connection, address: Address, codes: Sequence[int] = (2,)
+) -> int | None:
+    """Return the least of the codes under which an address is published; None: under none."""
+    found: int | None = await connection.fetchval(CODE, address, codes)
     return found

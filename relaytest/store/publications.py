@@ -1,5 +1,6 @@
 """What a person orders of the publisher, and what keeps it from publishing (sql/0011_dns.sql)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relaytest.store.database import Connection
@@ -28,7 +29,7 @@ RESERVED = """
             WHERE l.address >= s.network
               AND l.address <= set_masklen(broadcast(s.network),
                                            CASE family(s.network) WHEN 4 THEN 32 ELSE 128 END)
-              AND l.code = $1
+              AND l.code = ANY ($1::smallint[])
               AND NOT EXISTS (SELECT FROM relaytest.scope_network AS a
                                WHERE a.rule = 'allow' AND a.network >>= l.address)
             LIMIT 1) AS found
@@ -37,7 +38,7 @@ RESERVED = """
 WIDE = """
     SELECT address::text FROM relaytest.listing_current
      WHERE masklen(address) <> CASE family(address) WHEN 4 THEN 32 ELSE 128 END
-       AND code = $1 LIMIT 1
+       AND code = ANY ($1::smallint[]) LIMIT 1
 """
 RING = "SELECT pg_notify('relaytest_listing', '')"
 
@@ -72,12 +73,12 @@ async def carried_out(connection: Connection, zone: str, pending: int) -> None:
     await connection.execute(DONE, zone, pending)
 
 
-async def obstacle(connection: Connection, code: int) -> str | None:
-    """Return why the listings of a code must not be published as they are, or None."""
+async def obstacle(connection: Connection, codes: Sequence[int]) -> str | None:
+    """Return why the listings of these codes must not be published as they are, or None."""
     if await connection.fetchval(STANDBY):
         return "the database is a standby, and may be behind; see database.dsn"
-    if (row := await connection.fetchrow(RESERVED, code)) is not None:
+    if (row := await connection.fetchrow(RESERVED, codes)) is not None:
         return f"{row['address']} is {row['why']}, and no address of a mail server"
-    if (wide := await connection.fetchval(WIDE, code)) is not None:
+    if (wide := await connection.fetchval(WIDE, codes)) is not None:
         return f"{wide} is wider than one address"
     return None

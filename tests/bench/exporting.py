@@ -18,6 +18,7 @@ from tests.postgres import temporary_cluster
 
 ENTRIES = 1_000_000
 ROUNDS = 3  # the best counts
+CODES = f"'{{{OPEN_RELAY}}}'"
 TEXT = "Open relay, tested and confirmed; see https://lists.example/lookup/"
 FILL = """
     INSERT INTO relaytest.trial (id, job, address, port, reason, requester)
@@ -50,7 +51,7 @@ async def _measure(dsn: str) -> list[Row]:
     await connection.execute("ALTER TABLE relaytest.listing DISABLE TRIGGER USER")
     await connection.execute(FILL.format(entries=ENTRIES))
     await connection.execute("VACUUM ANALYZE relaytest.listing")
-    query = SAME.format(query=exports.PUBLISHED4.replace("$1", str(OPEN_RELAY)))
+    query = SAME.format(query=exports.PUBLISHED4.replace("$1", CODES))
     query = " ".join(query.split())
     records = " ".join(_records().split())
     rows: list[Row] = []
@@ -66,12 +67,12 @@ async def _measure(dsn: str) -> list[Row]:
             ("ZONE.zone", exports.records),
             ("ZONE.apex", exports.names_above),
         ):
-            more = {"ZONE.zone": (TEXT,), "ZONE.apex": (PATH,)}.get(what, ())
+            more = (PATH,) if what == "ZONE.apex" else ()
             took = []
             for _ in range(ROUNDS):
                 out = await asyncio.to_thread(file.open, "wb")
                 begun = time.perf_counter()
-                await export(connection, 4, out.write, OPEN_RELAY, *more)
+                await export(connection, 4, out.write, {OPEN_RELAY: TEXT}, *more)
                 out.close()
                 took.append(time.perf_counter() - begun)
             rows.append((what, *_told(min(took), beside.get(what, min(took)), file)))
@@ -81,8 +82,9 @@ async def _measure(dsn: str) -> list[Row]:
 
 def _records() -> str:
     """Write out what `exports.records` asks for."""
-    query = exports.PUBLISHED4.replace("$1", str(OPEN_RELAY))
-    template = exports.EXPORT_RECORDS.replace("$1", str(OPEN_RELAY)).replace("$2", f"'{TEXT}'")
+    query = exports.PUBLISHED4.replace("$1", CODES)
+    template = exports.EXPORT_RECORDS.replace("$1", f"{CODES}::smallint[]")
+    template = template.replace("$2", f"ARRAY['{TEXT}']")
     return template.format(query=query, owner=exports.OWNER4)
 
 

@@ -369,6 +369,20 @@ def test_zones_of_one_ip_version_are_made_if_they_are_wanted():
     assert len(zones_of(parse_config({}))) == 1
 
 
+def test_a_zone_of_relays_and_exits_is_made_if_it_is_wanted():
+    publish = {"zone": ZONE, "combined": True}
+    config = parse_config({"publish": publish, "listing": {"outputs": True}})
+    codes = {apex.zone: tuple(apex.texts) for apex in zones_of(config)}
+    assert codes == {ZONE: (2,), f"outputs.{ZONE}": (3,), f"all.{ZONE}": (2, 3)}
+    assert len(zones_of(parse_config({"publish": publish}))) == 1
+
+
+def test_an_entry_of_several_codes_has_the_text_of_its_own():
+    apex = replace(APEX, also=((3, "Exit: "),))
+    assert apex.codes == (2, 3)
+    assert answer("99.2.0.192", apex, lambda _: 3) == Entry(3, "Exit: 192.0.2.99")
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_zone_of_one_ip_version_says_nothing_of_the_other(version):
     apex = replace(APEX, versions=(version,))

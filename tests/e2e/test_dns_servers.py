@@ -25,6 +25,7 @@ from tests.mta.rbldnsd import Rbldnsd
 
 ZONE = "relays.example"
 OUTPUTS = f"outputs.{ZONE}"
+ALL = f"all.{ZONE}"
 BY_VERSION = (f"v4.{ZONE}", f"v6.{ZONE}")
 LONG = timedelta(seconds=5)
 LISTED = tuple(
@@ -53,7 +54,12 @@ async def lab(database, dsn, tmp_path) -> AsyncIterator[Lab]:
     host = fresh_address()
     config = lab_config(
         tmp_path / "zone",
-        publish={"zone_file": True, "by_version": True, "nameservers": ["ns1.example.net"]},
+        publish={
+            "zone_file": True,
+            "by_version": True,
+            "combined": True,
+            "nameservers": ["ns1.example.net"],
+        },
         scope={"allow": NOBODYS},
         listing={"outputs": True},
         answer={"listen": f"{host}:{fresh_port(host)}"},
@@ -69,7 +75,9 @@ async def lab(database, dsn, tmp_path) -> AsyncIterator[Lab]:
             files = [zones / f"{apex.zone}.zone" for apex in zones_of(config)]
             there = all(file.exists() for file in files)
             return (
-                there and "203" in files[0].read_text() and "198" in files[1].read_text()
+                there
+                and "203" in files[0].read_text()
+                and all("198" in file.read_text() for file in files[1:3])
             ) or None
 
         await until(published, "the zone files")
@@ -77,8 +85,8 @@ async def lab(database, dsn, tmp_path) -> AsyncIterator[Lab]:
 
 
 @contextlib.contextmanager
-def serving(kind: str, lab: Lab, root: Path, dsn: str) -> Iterator[str]:
-    """Serve the published zones with a real server; give its place."""
+def serving(kind: str, lab: Lab, root: Path, dsn: str, zone: str = ZONE) -> Iterator[str]:
+    """Serve the published zones (NSD: one) with a real server; give its place."""
     if kind == "answerer":
         yield lab.config.answer.listen
         return
@@ -88,13 +96,13 @@ def serving(kind: str, lab: Lab, root: Path, dsn: str) -> Iterator[str]:
     server: Rbldnsd | NameServer
     if kind == "rbldnsd":
         args = [
-            f"{zone}:{type_}:{zones / zone}.{suffix}"
-            for zone in (OUTPUTS, *BY_VERSION, ZONE)
+            f"{name}:{type_}:{zones / name}.{suffix}"
+            for name in (OUTPUTS, ALL, *BY_VERSION, ZONE)
             for type_, suffix in (("ip4set", "ip4"), ("ip6trie", "ip6"), ("generic", "apex"))
         ]
         server = Rbldnsd(root / kind, args, host, port, check=1)
     elif kind == "nsd":
-        server = Nsd(root / kind, ZONE, zones / f"{ZONE}.zone", host, port)
+        server = Nsd(root / kind, zone, zones / f"{zone}.zone", host, port)
     else:
         server = PowerDns(root / kind, dsn, host, port)
     with server:
@@ -147,6 +155,20 @@ async def test_exits_are_in_a_zone_of_their_own(lab, tmp_path, dsn, kind):
         assert answer.absent
 
 
+@pytest.mark.parametrize("kind", ["answerer", "pdns", "rbldnsd", "nsd"])
+async def test_relays_and_exits_may_be_in_one_zone(lab, tmp_path, dsn, kind):
+    await put(lab, LISTED[0], 3)  # both; it is told as what is worse
+    subject = Subject(ALL, (*LISTED, EXIT))
+    with serving(kind, lab, tmp_path, dsn, ALL) as place:
+        found = await outcomes(place, subject)
+        assert Outcome.FAILED not in found.values(), found
+        for address in subject.listed:
+            code, text = ("3", "Exit of") if address == EXIT else ("2", "Open relay")
+            assert await listed_as(place, subject.name(address), LONG) == [f"127.0.0.{code}"]
+            told = await ask(place, Question(subject.name(address), "TXT"), LONG)
+            assert [text in one and str(address) in one for one in told.values] == [True]
+
+
 async def test_what_is_never_listed_is_not_answered_even_if_it_stands_in_the_database(
     lab, tmp_path, dsn
 ):
@@ -184,7 +206,7 @@ async def test_powerdns_needs_no_more_than_its_role(lab, connection):
         rows = await connection.fetch("SELECT type FROM relaytest.dns_records($1)", name)
         assert {row["type"] for row in rows} == {"A", "TXT"}
         zones = await connection.fetch("SELECT zone FROM relaytest.dns_zones()")
-        assert {row["zone"] for row in zones} == {ZONE, OUTPUTS, *BY_VERSION}
+        assert {row["zone"] for row in zones} == {ZONE, OUTPUTS, ALL, *BY_VERSION}
 
 
 @pytest.mark.parametrize("kind", ["pdns", "nsd", "rbldnsd", "answerer"])

@@ -35,7 +35,7 @@ async def test_each_name_above_an_entry_is_exported_once(connection, version):
     for address in addresses:
         await enter(connection, address)
     parts: list[bytes] = []
-    await exports.names_above(connection, version, parts.append, 2, " x")
+    await exports.names_above(connection, version, parts.append, {2: ""}, " x")
     names = [query_name(address, "").rstrip(".") for address in addresses]
     above = {name.split(".", n)[n] for name in names for n in range(1, name.count(".") + 1)}
     lines = b"".join(parts).decode().splitlines()
@@ -48,7 +48,7 @@ async def test_the_records_of_an_entry_are_two_lines(connection, version):
     for address in addresses:
         await enter(connection, address)
     parts: list[bytes] = []
-    count = await exports.records(connection, version, parts.append, 2, "see ")
+    count = await exports.records(connection, version, parts.append, {2: "see "})
     wanted = "".join(
         f'{name} A 127.0.0.2\n{name} TXT "see {address}"\n'
         for address in addresses
@@ -61,9 +61,28 @@ async def test_the_export_is_sorted_by_address_and_by_version(connection):
     for text in ("192.0.2.10", "192.0.2.9", "2001:db8::2", "2001:db8::1"):
         await enter(connection, ip_address(text))
     parts: list[bytes] = []
-    assert await exports.addresses(connection, 4, parts.append) == 2
-    assert await exports.addresses(connection, 6, parts.append) == 2
+    assert await exports.addresses(connection, 4, parts.append, {2: ""}) == 2
+    assert await exports.addresses(connection, 6, parts.append, {2: ""}) == 2
     assert b"".join(parts) == b"192.0.2.9\n192.0.2.10\n2001:db8::1\n2001:db8::2\n"
+
+
+async def test_of_several_codes_the_others_say_what_they_are(connection):
+    for number in (1, 2, 3):
+        await enter(connection, ip_address(f"192.0.2.{number}"))
+    await connection.execute(
+        "UPDATE relaytest.listing SET code = 3, port = 0 WHERE address = '192.0.2.2';"
+        "INSERT INTO relaytest.listing (address, port, code, state, trial, listed_at, expires_at)"
+        " SELECT address, 0, 3, state, trial, listed_at, expires_at FROM relaytest.listing"
+        " WHERE address = '192.0.2.3'"
+    )
+    parts: list[bytes] = []
+    texts = {2: "Relay: ", 3: "Exit: "}
+    assert await exports.addresses(connection, 4, parts.append, texts) == 3
+    assert b"".join(parts) == b"192.0.2.1\n192.0.2.2 :3:Exit: $\n192.0.2.3\n"
+    parts.clear()
+    assert await exports.records(connection, 4, parts.append, texts) == 3
+    assert b'2.2.0.192 A 127.0.0.3\n2.2.0.192 TXT "Exit: 192.0.2.2"\n' in b"".join(parts)
+    assert b"3.2.0.192 A 127.0.0.2\n" in b"".join(parts)
 
 
 async def test_an_export_may_take_longer_than_a_short_statement(dsn):

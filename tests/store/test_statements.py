@@ -11,6 +11,7 @@ import relaytest.store
 
 IN_PARTS = {  # templates; two statements in one
     "exports.EXPORT",
+    "exports.EXPORT_CODES",
     "exports.EXPORT_PATHS4",
     "exports.EXPORT_PATHS6",
     "exports.EXPORT_RECORDS",
