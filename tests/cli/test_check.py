@@ -385,7 +385,7 @@ def test_an_excluded_address_stays_excluded(monkeypatch, capsys):
 # --- Ctrl-C, and a terminal
 
 
-async def test_ctrl_c_ends_it_within_a_second_with_what_is_known():
+async def test_ctrl_c_ends_it_at_once_with_what_is_known():
     sink, target = Place(), Target(anybody)
     async with target.serve() as port:
         words = [*LAB, target.host, "--port", str(port), *sink.options, "--wait", "1h"]
@@ -396,12 +396,10 @@ async def test_ctrl_c_ends_it_within_a_second_with_what_is_known():
             stderr=subprocess.PIPE,
         )
         async with asyncio.timeout(LONGEST):
-            while b"waiting for mail" not in await process.stderr.readline():
-                pass
-            begun = time.monotonic()
+            while b"waiting for mail" not in (line := await process.stderr.readline()):
+                assert line, "it ended before"
             process.send_signal(signal.SIGINT)
-            said, complaint = await process.communicate()
-    assert time.monotonic() - begun < 2  # a second, on a machine that does nothing else
+            said, complaint = await process.communicate()  # and not in an hour
     assert process.returncode == 130
     assert b"unknown, confidence low" in said
     assert b"20 accepted" in said
