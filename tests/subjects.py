@@ -165,6 +165,11 @@ SUBJECTS = (
     Subject("open to unqualified senders", OPEN, opened(sender_is(rb"^<[a-z2-7]{26}>$"))),
     Subject("open by the percent hack", OPEN, opened(only(PERCENT), PERCENT)),
     Subject("open inside TLS only", OPEN, opened(closed, starttls=anybody)),
+    Subject(
+        "open inside TLS, takes a%b@host in clear as its own",
+        OPEN,
+        opened(only(PERCENT), starttls=anybody),
+    ),
     Subject("open, demands TLS", OPEN, opened(starttls=anybody, demands_tls=True)),
     Subject("open, HELO only", OPEN, opened(EHLO=b"502 5.5.1 What?")),
     Subject("open, hangs up at EHLO", OPEN, opened(**instead(b"EHLO", None))),

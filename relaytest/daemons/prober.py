@@ -251,10 +251,14 @@ class Prober:
             number += 1
 
     async def _also_inside_tls(self, visit: Visit) -> None:
-        """Ask some forms once inside TLS: some servers trust whoever encrypts."""
-        some = [form for form in visit.forms if form.tier <= _TLS_ALSO]
+        """Ask some forms once inside TLS: some servers trust whoever encrypts.
+
+        Not those that were taken in clear: their messages will tell.
+        """
+        taken = visit.willing(tls=False)
+        some = [form for form in visit.forms if form.tier <= _TLS_ALSO and form not in taken]
         sessions = plan.following(1, some, self._sizes, visit.findings(self._session))
-        if sessions is not None and not visit.shut_out and not visit.willing(tls=False):
+        if sessions is not None and not visit.shut_out:
             await self._hold(visit, sessions, Channel.STARTTLS)
 
     async def _scout(self, visit: Visit) -> None:
