@@ -22,6 +22,7 @@ from relaytest.core.evidence import (
     Standing,
     control_of,
     in_order,
+    promised,
     proofs_of,
     replays_of,
     standings_of,
@@ -247,10 +248,14 @@ def _deferred(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict 
 
 
 def _never_taken_back(evidence: Evidence, number: int) -> bool:
-    """The form was refused at several visits, in the last while postmaster's mail was taken."""
+    """The form was refused at several visits, in the last while postmaster's mail was taken.
+
+    Not one that was accepted once: its server counts.
+    """
     visits = {one.visit for one in evidence.asked if one.form == number}
     control = control_of(evidence).get(max(visits))
-    return len(visits) > 1 and control is not None and control.positive
+    refused = len(visits) > 1 and control is not None and control.positive
+    return refused and number not in promised(evidence)
 
 
 def _waiting(

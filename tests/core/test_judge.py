@@ -306,6 +306,18 @@ BEHAVIOURS = {
         trial(postmaster(OK), answered(BLOCKED)),
         CLOSED_REFUSED,
     ),
+    "takes-a-recipient-and-at-every-further-visit-defers-it": (
+        trial(
+            *(postmaster(OK, visit) for visit in (1, 2)),
+            answered(OK),
+            answered(TOO_MANY, visit=2),
+        ),
+        unknown(Reason.DEFERRED),
+    ),
+    "takes-a-recipient-and-refuses-it-when-the-message-is-to-come": (
+        trial(postmaster(OK), answered(OK, EXT), answered(DENIED)),
+        unknown(Reason.INCOMPLETE),
+    ),
     "speaks-of-the-client-in-half-of-its-replies": (
         trial(answered(BLOCKED, *IDS[:4]), answered(NO_USER, *IDS[4:])),
         CLOSED_REFUSED,
