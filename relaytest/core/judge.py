@@ -181,24 +181,27 @@ def _refusal(met: Met) -> Reply | None:
 
 
 def _blocked_in_mail(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
-    """Most answers speak of the client, and not even mail for postmaster was taken."""
-    replies = [one.reply for one in evidence.asked if one.reply is not None]
-    if any(reply.positive for reply in control_of(evidence).values()) or {
-        Standing.WAITING,
-        Standing.BOUNCED,
-    } & set(standings.values()):
+    """Most answers speak of the client.
+
+    Many servers spare postmaster from their blocklists, so a list counts though his mail was
+    taken; other words do not.
+    """
+    if {Standing.WAITING, Standing.BOUNCED} & set(standings.values()):
         return None
+    spared = any(reply.positive for reply in control_of(evidence).values())
+    words = phrases.ON_A_LIST if spared else phrases.ABOUT_THE_CLIENT
+    replies = [one.reply for one in evidence.asked if one.reply is not None]
     blocking = [
         reply
         for reply in replies
-        if phrases.ABOUT_THE_CLIENT.search(reply.text) and not phrases.about_relay(reply.text)
+        if words.search(reply.text) and not phrases.about_relay(reply.text)
     ]
     if len(blocking) * 2 <= len(replies):
         return None
     return unknown(
         Reason.BLOCKED,
-        f"The server refuses us for who we are, even mail for postmaster: {blocking[0]}. "
-        "That says nothing about whether it relays for others.",
+        f"The server refuses us for who we are{'' if spared else ', even mail for postmaster'}: "
+        f"{blocking[0]}. That says nothing about whether it relays for others.",
     )
 
 

@@ -33,9 +33,13 @@ def about_relay(text: str) -> bool:
     return ABOUT_RELAY.search(_NAMES.sub("", text)) is not None
 
 
-ABOUT_THE_CLIENT = _any(
+_ON_A_LIST = (
     r"\b(black|block|deny|ban)[ -]?list|\b(blocked|banned|blacklisted)\b",
     r"dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|reputation",
+)
+ON_A_LIST = _any(*_ON_A_LIST)
+ABOUT_THE_CLIENT = _any(
+    *_ON_A_LIST,
     r"your (ip|host|address)|client host|go away",
     r"helo (command )?rejected|invalid helo",
     r"dynamic ip|\bptr\b|reverse dns",

@@ -302,8 +302,12 @@ BEHAVIOURS = {
         ),
         unknown(Reason.BLOCKED),
     ),
-    "speaks-of-the-client-but-takes-mail-for-postmaster": (
+    "blocks-us-by-a-blocklist-that-spares-postmaster": (
         trial(postmaster(OK), answered(BLOCKED)),
+        unknown(Reason.BLOCKED),
+    ),
+    "speaks-of-the-client-but-takes-mail-for-postmaster": (
+        trial(postmaster(OK), answered(Reply(550, ("5.7.1 Your host is not welcome",)))),
         CLOSED_REFUSED,
     ),
     "takes-a-recipient-and-at-every-further-visit-defers-it": (
