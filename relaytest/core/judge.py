@@ -253,9 +253,12 @@ def _deferred(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict 
 def _never_taken_back(evidence: Evidence, number: int) -> bool:
     """The form was refused at several visits, in the last while postmaster's mail was taken.
 
-    Not one that was accepted once: its server counts.
+    Not one that was accepted once, nor one that was too much: its server counts.
     """
-    visits = {one.visit for one in evidence.asked if one.form == number}
+    asked = [one for one in evidence.asked if one.form == number]
+    if any(one.reply and phrases.OVER_A_LIMIT.search(one.reply.text) for one in asked):
+        return False
+    visits = {one.visit for one in asked}
     control = control_of(evidence).get(max(visits))
     refused = len(visits) > 1 and control is not None and control.positive
     return refused and number not in promised(evidence)

@@ -45,6 +45,11 @@ ABOUT_THE_CLIENT = _any(
     r"dynamic ip|\bptr\b|reverse dns",
 )
 
-COME_BACK = _any(r"gr[ae]y.?list|try again|come back|retry|later|\bwait\b|minutes|seconds")
+COME_BACK = _any(
+    r"gr[ae]y.?list|try again|come back|retry|later|\bwait\b|minutes|seconds",
+    r"temporar|temp.?error|\b(spf|dkim|dmarc)\b",
+)
+
+OVER_A_LIMIT = _any(r"too (many|much)|\b(rate|quota)\b|\blimits?\b|exceed|throttl")
 
 WANTS_TLS = _any(r"starttls|\btls\b|encrypt")

@@ -58,6 +58,7 @@ CONTENT = Reply(554, ("5.7.1 Message rejected",))
 GREYLISTED = Reply(450, ("4.2.0 Greylisted, try again in 5 minutes",))
 GREYLISTED_TOO = Reply(451, ("4.7.1 Please come back later",))
 LIMIT = Reply(452, ("4.3.2 Too many messages",))
+MUCH = Reply(450, ("4.7.1 Error: too many recipients from 192.0.2.9",))
 BLOCKED = Reply(554, ("5.7.1 Client host [192.0.2.9] blocked using dnsbl.example",))
 HELO_REFUSED = Reply(550, ("5.7.1 Helo command rejected: Host not found",))
 WANTS_TLS = Reply(530, ("5.7.0 Must issue a STARTTLS command first",))
@@ -315,6 +316,13 @@ BEHAVIOURS = {
             *(postmaster(OK, visit) for visit in (1, 2)),
             answered(OK),
             answered(TOO_MANY, visit=2),
+        ),
+        unknown(Reason.DEFERRED),
+    ),
+    "says-at-every-visit-that-it-is-too-much": (
+        trial(
+            *(postmaster(OK, visit) for visit in (1, 2)),
+            *(answered(MUCH, visit=visit) for visit in (1, 2)),
         ),
         unknown(Reason.DEFERRED),
     ),
