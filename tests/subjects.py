@@ -114,6 +114,25 @@ def greylisting(recipient: Recipient) -> Callable[[Place], Recipient]:
     return make
 
 
+def at_most(number: int, more: bytes) -> Callable[[Place], Recipient]:
+    """RCPT: so many strangers an hour, others hear `more`.
+
+    An hour begins when somebody asks for postmaster, as each visit does.
+    """
+
+    def make(_sink: Place) -> Recipient:
+        left = number
+
+        def answer(_reverse: bytes, forward: bytes) -> bytes:
+            nonlocal left
+            left = number if forward == POSTMASTER else left - 1
+            return TAKEN if left >= 0 else more
+
+        return answer
+
+    return make
+
+
 def instead(at: bytes, octets: bytes | None, first: int = 1000) -> dict[str, Any]:
     """Say something else at a command, in the first connections."""
     return {
@@ -165,6 +184,11 @@ SUBJECTS = (
     Subject("open to unqualified senders", OPEN, opened(sender_is(rb"^<[a-z2-7]{26}>$"))),
     Subject("open by the percent hack", OPEN, opened(only(PERCENT), PERCENT)),
     Subject("open inside TLS only", OPEN, opened(closed, starttls=anybody)),
+    Subject(
+        "open inside TLS, takes a%b@host in clear as its own",
+        OPEN,
+        opened(only(PERCENT), starttls=anybody),
+    ),
     Subject("open, demands TLS", OPEN, opened(starttls=anybody, demands_tls=True)),
     Subject("open, HELO only", OPEN, opened(EHLO=b"502 5.5.1 What?")),
     Subject("open, hangs up at EHLO", OPEN, opened(**instead(b"EHLO", None))),
@@ -207,6 +231,16 @@ SUBJECTS = (
     Subject("closed, 521 greeting", CLOSED, shut(greeting=b"521 No mail here")),
     Subject("greylists, then open", OPEN, lambda sink: opened(greylisting(anybody)(sink))(sink)),
     Subject("greylists, then closed", CLOSED, lambda sink: shut(greylisting(closed)(sink))(sink)),
+    Subject(
+        "open, 5 recipients an hour, then 452",
+        OPEN,
+        lambda sink: opened(at_most(5, b"452 4.5.3 Too many recipients")(sink))(sink),
+    ),
+    Subject(
+        "open, 5 recipients an hour, then 550",
+        OPEN,
+        lambda sink: opened(at_most(5, b"550 5.7.1 Quota exceeded")(sink))(sink),
+    ),
     Subject("554 greeting to us", UNKNOWABLE, shut(greeting=b"554 No"), "blocked"),
     Subject("defers for ever", UNKNOWABLE, shut(lambda *_: LATER), "deferred"),
     Subject(

@@ -280,6 +280,15 @@ def forms_to_ask(evidence: Evidence) -> tuple[Form, ...]:
     return tuple(form for form in evidence.forms if standings[form.number] in unsettled)
 
 
+def promised(evidence: Evidence) -> frozenset[int]:
+    """Return the numbers of the forms whose recipient was accepted at some visit.
+
+    A further visit sends their messages at once: a server that relays only so many in an hour
+    would spend them on questions.
+    """
+    return frozenset(one.form for one in evidence.asked if _is_promise(one))
+
+
 def visits_in_vain(evidence: Evidence, visits: int) -> int:
     """Return how many of the last visits, not counting the first, answered nothing new.
 
@@ -319,10 +328,22 @@ def _answered(asked: Sequence[Asked], control: Mapping[int, Reply]) -> Standing:
         return Standing.UNANSWERED
     reply = answers[-1].reply
     if reply.permanent:
-        return Standing.REFUSED
+        return Standing.UNANSWERED if _is_taken_back(asked, answers[-1]) else Standing.REFUSED
     if reply.transient:
         return _soft(reply, control.get(answers[-1].visit))
     return Standing.UNANSWERED  # the recipient was accepted, but no message went out
+
+
+def _is_taken_back(asked: Sequence[Asked], last: Asked) -> bool:
+    """The recipient was accepted when we asked, and refused when a message was to follow.
+
+    So do servers that relay only so many messages in an hour: that is no refusal to relay.
+    """
+    return last.step in {Step.MAIL, Step.RCPT} and any(_is_promise(one) for one in asked)
+
+
+def _is_promise(asked: Asked) -> bool:
+    return asked.step is Step.RCPT and asked.reply is not None and asked.reply.positive
 
 
 def _soft(reply: Reply, control: Reply | None) -> Standing:

@@ -22,6 +22,7 @@ from relaytest.core.evidence import (
     Standing,
     control_of,
     in_order,
+    promised,
     proofs_of,
     replays_of,
     standings_of,
@@ -180,24 +181,27 @@ def _refusal(met: Met) -> Reply | None:
 
 
 def _blocked_in_mail(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
-    """Most answers speak of the client, and not even mail for postmaster was taken."""
-    replies = [one.reply for one in evidence.asked if one.reply is not None]
-    if any(reply.positive for reply in control_of(evidence).values()) or {
-        Standing.WAITING,
-        Standing.BOUNCED,
-    } & set(standings.values()):
+    """Most answers speak of the client.
+
+    Many servers spare postmaster from their blocklists, so a list counts though his mail was
+    taken; other words do not.
+    """
+    if {Standing.WAITING, Standing.BOUNCED} & set(standings.values()):
         return None
+    spared = any(reply.positive for reply in control_of(evidence).values())
+    words = phrases.ON_A_LIST if spared else phrases.ABOUT_THE_CLIENT
+    replies = [one.reply for one in evidence.asked if one.reply is not None]
     blocking = [
         reply
         for reply in replies
-        if phrases.ABOUT_THE_CLIENT.search(reply.text) and not phrases.about_relay(reply.text)
+        if words.search(reply.text) and not phrases.about_relay(reply.text)
     ]
     if len(blocking) * 2 <= len(replies):
         return None
     return unknown(
         Reason.BLOCKED,
-        f"The server refuses us for who we are, even mail for postmaster: {blocking[0]}. "
-        "That says nothing about whether it relays for others.",
+        f"The server refuses us for who we are{'' if spared else ', even mail for postmaster'}: "
+        f"{blocking[0]}. That says nothing about whether it relays for others.",
     )
 
 
@@ -247,10 +251,17 @@ def _deferred(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict 
 
 
 def _never_taken_back(evidence: Evidence, number: int) -> bool:
-    """The form was refused at several visits, in the last while postmaster's mail was taken."""
-    visits = {one.visit for one in evidence.asked if one.form == number}
+    """The form was refused at several visits, in the last while postmaster's mail was taken.
+
+    Not one that was accepted once, nor one that was too much: its server counts.
+    """
+    asked = [one for one in evidence.asked if one.form == number]
+    if any(one.reply and phrases.OVER_A_LIMIT.search(one.reply.text) for one in asked):
+        return False
+    visits = {one.visit for one in asked}
     control = control_of(evidence).get(max(visits))
-    return len(visits) > 1 and control is not None and control.positive
+    refused = len(visits) > 1 and control is not None and control.positive
+    return refused and number not in promised(evidence)
 
 
 def _waiting(

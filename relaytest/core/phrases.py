@@ -33,14 +33,23 @@ def about_relay(text: str) -> bool:
     return ABOUT_RELAY.search(_NAMES.sub("", text)) is not None
 
 
-ABOUT_THE_CLIENT = _any(
+_ON_A_LIST = (
     r"\b(black|block|deny|ban)[ -]?list|\b(blocked|banned|blacklisted)\b",
     r"dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|reputation",
+)
+ON_A_LIST = _any(*_ON_A_LIST)
+ABOUT_THE_CLIENT = _any(
+    *_ON_A_LIST,
     r"your (ip|host|address)|client host|go away",
     r"helo (command )?rejected|invalid helo",
     r"dynamic ip|\bptr\b|reverse dns",
 )
 
-COME_BACK = _any(r"gr[ae]y.?list|try again|come back|retry|later|\bwait\b|minutes|seconds")
+COME_BACK = _any(
+    r"gr[ae]y.?list|try again|come back|retry|later|\bwait\b|minutes|seconds",
+    r"temporar|temp.?error|\b(spf|dkim|dmarc)\b",
+)
+
+OVER_A_LIMIT = _any(r"too (many|much)|\b(rate|quota)\b|\blimits?\b|exceed|throttl")
 
 WANTS_TLS = _any(r"starttls|\btls\b|encrypt")

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from relaytest.core import checkup
 from relaytest.core.config import Config, split_endpoint
-from relaytest.core.evidence import Evidence, Receipt
+from relaytest.core.evidence import Evidence, Receipt, promised
 from relaytest.core.offers import Asker
 from relaytest.core.probe import CONTROL, Form
 from relaytest.core.received import hops_of
@@ -271,7 +271,11 @@ class Check:
     async def _visit(self, case: Case, forms: Sequence[Form]) -> None:
         case.asking = True
         await self._prober.visit(
-            case.target, forms, messages=self.messages, begun=case.visits.append
+            case.target,
+            forms,
+            messages=self.messages,
+            promised=promised(case.evidence()),
+            begun=case.visits.append,
         )
         case.asking, case.probed_at = False, utcnow()
 

@@ -79,6 +79,7 @@ class Visit:
         fault: A session could not even be tried, through our own fault.
         one_by_one_from: Place of the first record since sessions follow each other.
         manner: Of the scout and of what is asked for every form.
+        promised: Numbers of forms that are offered with their message at once.
     """
 
     target: Target
@@ -88,6 +89,7 @@ class Visit:
     fault: NoSocketError | None = None
     one_by_one_from: int | None = None
     manner: Manner = PLAIN
+    promised: frozenset[int] = frozenset()
 
     @property
     def starttls(self) -> bool:
@@ -182,6 +184,7 @@ class Prober:
         forms: Sequence[Form],
         *,
         messages: bool = True,
+        promised: frozenset[int] = frozenset(),
         begun: Callable[[Visit], object] = lambda _visit: None,
     ) -> Visit:
         """Ask the target to relay in all `forms`, in at most timing.visit.
@@ -190,12 +193,13 @@ class Prober:
             target: Whom.
             forms: Which.
             messages: Send one for each recipient that was accepted; else only ask.
+            promised: Forms whose recipient was accepted at an earlier visit.
             begun: Given the visit before its first session, to watch it grow.
 
         Raises:
             NoSocketError: We could not even try, through our own fault.
         """
-        visit = Visit(target, tuple(forms))
+        visit = Visit(target, tuple(forms), promised=promised if messages else frozenset())
         begun(visit)
         with contextlib.suppress(TimeoutError):  # what is unanswered then is told as such
             async with asyncio.timeout(self._longest):
@@ -251,10 +255,14 @@ class Prober:
             number += 1
 
     async def _also_inside_tls(self, visit: Visit) -> None:
-        """Ask some forms once inside TLS: some servers trust whoever encrypts."""
-        some = [form for form in visit.forms if form.tier <= _TLS_ALSO]
+        """Ask some forms once inside TLS: some servers trust whoever encrypts.
+
+        Not those that were taken in clear: their messages will tell.
+        """
+        taken = visit.willing(tls=False)
+        some = [form for form in visit.forms if form.tier <= _TLS_ALSO and form not in taken]
         sessions = plan.following(1, some, self._sizes, visit.findings(self._session))
-        if sessions is not None and not visit.shut_out and not visit.willing(tls=False):
+        if sessions is not None and not visit.shut_out:
             await self._hold(visit, sessions, Channel.STARTTLS)
 
     async def _scout(self, visit: Visit) -> None:
@@ -308,13 +316,14 @@ class Prober:
                 group.create_task(hold(forms))
 
     def _offers(self, visit: Visit, forms: Sequence[Form], *, message: bool) -> list[Offer]:
-        names = visit.names
-        now = utcnow() if message else None
-        asker = self._asker(visit)
+        """Offer forms; with their messages, or only those that were promised."""
+        if visit.names is None:
+            return []
+        asker, now = self._asker(visit), utcnow()
+        make = partial(offer, names=visit.names, trial=visit.target.trial, asker=asker)
         return [
-            offer(form, names, trial=visit.target.trial, asker=asker, now=now)
+            make(form, now=now if message or form.number in visit.promised else None)
             for form in forms
-            if names is not None
         ]
 
     async def _talk(

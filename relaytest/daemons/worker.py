@@ -19,7 +19,7 @@ import structlog
 from relaytest import __version__
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError
-from relaytest.core.evidence import Evidence, forms_to_ask, in_order, visits_in_vain
+from relaytest.core.evidence import Evidence, forms_to_ask, in_order, promised, visits_in_vain
 from relaytest.core.judge import judge
 from relaytest.core.probe import CONTROL
 from relaytest.core.target import Address, refusal
@@ -220,7 +220,9 @@ class Worker:
         target = Target(job.address, job.port, job.trial, job.key)
         forms = forms_to_ask(earlier) if job.visits else self._forms
         async with self._line.hold():
-            visit = await self._prober.visit(target, forms) if forms else Visit(target, ())
+            visit = Visit(target, ())
+            if forms:
+                visit = await self._prober.visit(target, forms, promised=promised(earlier))
         if earlier.asked:  # what is asked is fixed once the target's names are known
             visit.forms = earlier.forms
         await self._store(job, visit, retry_in=self._retry_in(job, earlier, visit))

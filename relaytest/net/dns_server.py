@@ -134,7 +134,9 @@ class _Server:
 
     async def _answered(self, query: dns.message.Message) -> dns.message.Message:
         response = dns.message.make_response(query)
-        if query.opcode() != dns.opcode.QUERY:
+        if query.edns > 0:  # RFC 6891 section 6.1.3
+            response.set_rcode(dns.rcode.BADVERS)
+        elif query.opcode() != dns.opcode.QUERY:
             response.set_rcode(dns.rcode.NOTIMP)
         elif len(query.question) != 1:
             response.set_rcode(dns.rcode.FORMERR)  # RFC 9619 section 4

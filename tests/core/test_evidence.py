@@ -18,6 +18,7 @@ from relaytest.core.evidence import (
     control_of,
     forms_to_ask,
     in_order,
+    promised,
     proofs_of,
     replays_of,
     same_system,
@@ -278,7 +279,12 @@ STANDINGS = {
         [dot(OK), rcpt(DENIED, visit=2)],
         Standing.WAITING,
     ),
-    "taken-and-taken-back-in-one-visit": ([rcpt(DENIED), rcpt(OK)], Standing.REFUSED),
+    "taken-and-taken-back-in-one-visit": ([rcpt(DENIED), rcpt(OK)], Standing.UNANSWERED),
+    "taken-and-taken-back-at-the-next": ([rcpt(OK), rcpt(DENIED, visit=2)], Standing.UNANSWERED),
+    "taken-and-taken-back-at-mail": (
+        [rcpt(OK), Asked(EXT, Step.MAIL, DENIED)],
+        Standing.UNANSWERED,
+    ),
 }
 
 
@@ -335,6 +341,12 @@ def test_a_further_visit_asks_what_is_deferred_or_unanswered():
 )
 def test_a_further_visit_does_not_ask_what_is_settled(found):
     assert forms_to_ask(in_order(evidence(*found, forms=FORMS[:1]))) == ()
+
+
+def test_what_was_promised_is_any_recipient_that_was_taken_at_any_visit():
+    found = evidence(rcpt(OK), rcpt(DENIED, NULL), rcpt(BUSY, SELF), rcpt(OK, SELF, visit=2))
+    assert promised(found) == {EXT, SELF}
+    assert promised(evidence(dot(OK), data(DENIED, NULL))) == set()
 
 
 def test_a_further_visit_asks_nothing_once_relay_is_proven():

@@ -58,6 +58,7 @@ CONTENT = Reply(554, ("5.7.1 Message rejected",))
 GREYLISTED = Reply(450, ("4.2.0 Greylisted, try again in 5 minutes",))
 GREYLISTED_TOO = Reply(451, ("4.7.1 Please come back later",))
 LIMIT = Reply(452, ("4.3.2 Too many messages",))
+MUCH = Reply(450, ("4.7.1 Error: too many recipients from 192.0.2.9",))
 BLOCKED = Reply(554, ("5.7.1 Client host [192.0.2.9] blocked using dnsbl.example",))
 HELO_REFUSED = Reply(550, ("5.7.1 Helo command rejected: Host not found",))
 WANTS_TLS = Reply(530, ("5.7.0 Must issue a STARTTLS command first",))
@@ -302,9 +303,32 @@ BEHAVIOURS = {
         ),
         unknown(Reason.BLOCKED),
     ),
-    "speaks-of-the-client-but-takes-mail-for-postmaster": (
+    "blocks-us-by-a-blocklist-that-spares-postmaster": (
         trial(postmaster(OK), answered(BLOCKED)),
+        unknown(Reason.BLOCKED),
+    ),
+    "speaks-of-the-client-but-takes-mail-for-postmaster": (
+        trial(postmaster(OK), answered(Reply(550, ("5.7.1 Your host is not welcome",)))),
         CLOSED_REFUSED,
+    ),
+    "takes-a-recipient-and-at-every-further-visit-defers-it": (
+        trial(
+            *(postmaster(OK, visit) for visit in (1, 2)),
+            answered(OK),
+            answered(TOO_MANY, visit=2),
+        ),
+        unknown(Reason.DEFERRED),
+    ),
+    "says-at-every-visit-that-it-is-too-much": (
+        trial(
+            *(postmaster(OK, visit) for visit in (1, 2)),
+            *(answered(MUCH, visit=visit) for visit in (1, 2)),
+        ),
+        unknown(Reason.DEFERRED),
+    ),
+    "takes-a-recipient-and-refuses-it-when-the-message-is-to-come": (
+        trial(postmaster(OK), answered(OK, EXT), answered(DENIED)),
+        unknown(Reason.INCOMPLETE),
     ),
     "speaks-of-the-client-in-half-of-its-replies": (
         trial(answered(BLOCKED, *IDS[:4]), answered(NO_USER, *IDS[4:])),

@@ -6,6 +6,7 @@ from relaytest.core.phrases import (
     ABOUT_RELAY,
     ABOUT_THE_CLIENT,
     COME_BACK,
+    OVER_A_LIMIT,
     WANTS_TLS,
     about_relay,
 )
@@ -127,6 +128,35 @@ def test_these_words_ask_to_come_back(text):
     assert COME_BACK.search(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4.7.1 Relaying temporarily denied",
+        "4.7.1 Relay check: temp error in the policy server",
+        "4.4.3 Sender could not be authenticated (SPF temperror)",
+    ],
+    ids=["temporarily", "temp-error", "spf"],
+)
+def test_a_trouble_of_this_moment_asks_to_come_back_though_it_speaks_of_relay(text):
+    assert about_relay(text)
+    assert COME_BACK.search(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4.7.1 Error: too many recipients from 192.0.2.9",
+        "4.5.3 Too much mail",
+        "4.7.0 Rate limit exceeded",
+        "4.2.2 Quota",
+        "4.4.5 Throttled",
+    ],
+    ids=["too-many", "too-much", "rate", "quota", "throttled"],
+)
+def test_these_words_are_of_a_limit(text):
+    assert OVER_A_LIMIT.search(text)
+
+
 @of(ASKS_TO_COME_BACK)
 def test_words_of_greylisting_are_not_about_relay(text):
     assert not ABOUT_RELAY.search(text)
@@ -151,8 +181,8 @@ def test_these_words_ask_for_tls(text):
 )
 @pytest.mark.parametrize(
     "pattern",
-    [ABOUT_RELAY, ABOUT_THE_CLIENT, COME_BACK, WANTS_TLS],
-    ids=["relay", "client", "come-back", "tls"],
+    [ABOUT_RELAY, ABOUT_THE_CLIENT, COME_BACK, OVER_A_LIMIT, WANTS_TLS],
+    ids=["relay", "client", "come-back", "limit", "tls"],
 )
 def test_plain_words_mean_nothing_special(pattern, text):
     assert not pattern.search(text)

@@ -43,6 +43,7 @@ from tests.lab import Lab, lab_config, running, until
 from tests.mta.process import fresh_address, fresh_port
 from tests.net import hostile
 from tests.postgres import ROOT, temporary_cluster
+from tests.subjects import at_most
 
 QUICK = {"patience": "1s", "grace": "300ms"}  # with a sink that is proven often enough
 OFTEN = {"check_every": "100ms"}
@@ -532,6 +533,16 @@ async def test_the_second_visit_comes_with_the_same_envelopes(begin):
     assert len(greylist.seen) == len(QUICK_FORMS) + 1  # and the control
     counts = [server.tried.count(envelope) for envelope in greylist.seen]
     assert set(counts) == {2}
+
+
+@pytest.mark.parametrize("more", [b"452 4.5.3 Too many recipients", b"550 5.7.1 Quota exceeded"])
+async def test_what_a_server_relays_in_an_hour_is_not_spent_on_questions_again(begin, more):
+    async with begin(**SECOND_VISIT) as lab:
+        server = Target(at_most(5, more)(lab.sink), relays(lab.sink))
+        async with server.serve() as port:
+            row = await outcome(lab, server.host, port)
+        truthful(row, lab, server)
+        assert await lab.listed() == {server.host}
 
 
 async def test_greylisting_that_never_ends_is_no_verdict(begin):

@@ -93,6 +93,13 @@ async def test_edns_is_answered_with_edns(place, ask):
 
 
 @WAYS
+async def test_a_later_version_of_edns_is_told_ours(place, ask):
+    """RFC 6891 section 6.1.3."""
+    response = await ask(question(use_edns=1), place)
+    assert (response.rcode(), response.edns, response.answer) == (dns.rcode.BADVERS, 0, [])
+
+
+@WAYS
 async def test_two_questions_in_one_message_are_a_mistake(place, ask):
     """RFC 9619."""
     query = question()
