@@ -2,11 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,8 +17,12 @@ from relaytest.cli.common import (
     DataFolder,
     Why,
     actor,
+    address_of,
     database,
     end,
+    network_of,
+    parsed_as,
+    past,
     reason_of,
     transaction,
 )
@@ -30,7 +33,7 @@ from relaytest.core.errors import RefusedRequestError
 from relaytest.core.listing import Event
 from relaytest.core.nomination import LARGEST, sample_fault
 from relaytest.core.origin import NoOriginError
-from relaytest.core.target import Address, Network, is_wide, parse_address, parse_network
+from relaytest.core.target import Address, Network, is_wide, parse_address
 from relaytest.core.values import parse_moment
 from relaytest.daemons import nominating, shipped
 from relaytest.daemons.clock import utcnow
@@ -39,7 +42,6 @@ from relaytest.store import exclusions, jobs, keys, listings, nominations
 from relaytest.store.database import Connection
 from relaytest.store.listings import Standing
 
-_T = TypeVar("_T")
 _AT_ONCE = 500  # listings in one transaction of a purge
 
 Port = Annotated[int | None, typer.Option(min=1, max=65535, help="Only this one; else all.")]
@@ -72,7 +74,7 @@ def exclude(
         end(_list_exclusions(load(config), data, as_json=as_json))
     if not network:
         raise typer.BadParameter("no network given; --list prints what is excluded")
-    wanted, reason = _network(network), reason_of(why)
+    wanted, reason = network_of(network), reason_of(why)
     if is_wide(wanted) and not yes:
         raise typer.BadParameter(
             f"{wanted} is wider than /{'16' if wanted.version == 4 else '32'}: add --yes if that "
@@ -108,7 +110,7 @@ def include(
     as_json: AsJson = False,
 ) -> None:
     """End the exclusion of a network: it may be tested again."""
-    wanted, reason = _network(network), reason_of(why)
+    wanted, reason = network_of(network), reason_of(why)
 
     async def work(settings: Config) -> int:
         async with transaction(settings, data, "include") as connection:
@@ -138,7 +140,7 @@ def delist(
     as_json: AsJson = False,
 ) -> None:
     """Take an address off the list by hand. The next trial that relays lists it again."""
-    parsed, reason = _address(address), reason_of(why)
+    parsed, reason = address_of(address), reason_of(why)
 
     async def work(settings: Config) -> int:
         async with transaction(settings, data, "delist") as connection:
@@ -192,7 +194,7 @@ def purge(
     settings = load(config)
     if form and form not in {one.id for one in shipped.battery_of(settings).forms}:
         raise typer.BadParameter(f"no such form: {form}; see `relaytest battery`")
-    mistake = _Mistake(_past(since), form or None, reason_of(why), dry_run)
+    mistake = _Mistake(past(since), form or None, reason_of(why), dry_run)
 
     async def work() -> int:
         rows: list[dict[str, Any]] = []
@@ -271,7 +273,7 @@ def nominate(
     """Put a sample of spam on file that came through a server, and ask for its test."""
     if file is None and not _is_address(address):
         address, file = "", Path(address or "-")
-    parsed, file = _address(address) if address else None, file or Path("-")
+    parsed, file = address_of(address) if address else None, file or Path("-")
     if not 1 <= len(tool) <= 200:
         raise typer.BadParameter("--tool must have 1 to 200 characters")
     sample = _read(file)
@@ -325,34 +327,11 @@ def _print(rows: list[dict[str, Any]], line: str, *, as_json: bool) -> None:
         print(line.format(**row))
 
 
-def _parsed(parse: Callable[[str], _T], text: str) -> _T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
-def _address(text: str) -> Address:
-    return _parsed(parse_address, text)
-
-
-def _network(text: str) -> Network:
-    return _parsed(parse_network, text)
-
-
 def _future(text: str) -> datetime:
     now = utcnow()
-    moment = _parsed(lambda one: parse_moment(one, now, ago=False), text)
+    moment = parsed_as(lambda one: parse_moment(one, now, ago=False), text)
     if moment <= now:
         raise typer.BadParameter(f"--until {text} is past; it must lie in the future")
-    return moment
-
-
-def _past(text: str) -> datetime:
-    now = utcnow()
-    moment = _parsed(lambda one: parse_moment(one, now, ago=True), text)
-    if moment > now:
-        raise typer.BadParameter(f"--since {text} is to come; it must lie in the past")
     return moment
 
 

@@ -12,21 +12,25 @@ from rich.console import Console
 from rich.progress import Progress
 
 from relaytest import __version__
-from relaytest.cli import admin, advice, check, dns_check, evidence, pauses, show, tokens, zones
+from relaytest.cli import (
+    admin,
+    advice,
+    check,
+    dns_check,
+    evidence,
+    pauses,
+    requeue,
+    service,
+    show,
+    status,
+    tokens,
+    zones,
+)
 from relaytest.cli.common import AsJson, ConfigFile, DataFolder
 from relaytest.cli.common import database as _database
 from relaytest.cli.common import end as _end
 from relaytest.cli.common import transaction as _transaction
-from relaytest.cli.logs import start_log
-from relaytest.cli.running import (
-    Daemon,
-    await_schema,
-    check_places,
-    require_schema,
-    run_daemons,
-    stopping_on_signals,
-    upgrade,
-)
+from relaytest.cli.running import Daemon, upgrade
 from relaytest.cli.settings import data_folder, load
 from relaytest.cli.up import up as run_everything
 from relaytest.core.config import Config
@@ -42,10 +46,10 @@ from relaytest.core.errors import (
 from relaytest.core.probe import Battery, Form
 from relaytest.core.target import parse_address
 from relaytest.core.zone import query_name
-from relaytest.daemons import metrics, notifier, publisher, scheduler, shipped, sink, web, worker
+from relaytest.daemons import metrics, notifier, publisher, scheduler, shipped, sink, web
+from relaytest.daemons import worker as worker_daemon
 from relaytest.net.dns_query import ask
 from relaytest.store import jobs, migrations, pages
-from relaytest.store import pauses as store_pauses
 from relaytest.store.database import Connection
 
 EX_USAGE, EX_DATAERR, EX_UNAVAILABLE, EX_TEMPFAIL, EX_CONFIG = 64, 65, 69, 75, 78  # sysexits(3)
@@ -57,14 +61,13 @@ _STATUS: dict[type[RelaytestError], int] = {
     RefusedRequestError: EX_DATAERR,
 }
 _DAEMONS: dict[str, Daemon] = {
-    "worker": worker.run,
+    "worker": worker_daemon.run,
     "sink": sink.run,
     "scheduler": scheduler.run,
     "publisher": publisher.run,
     "web": web.run,
     "notifier": notifier.run,
 }
-_PLACES = {"sink": "sink.listen", "web": "web.listen"}
 
 app = typer.Typer(
     name="relaytest",
@@ -127,41 +130,39 @@ admin.register(app)
 tokens.register(app)
 pauses.register(app)
 app.command()(evidence.evidence)
+app.command()(requeue.requeue)
+app.command()(status.status)
+
+
+@app.command()
+def worker(
+    number: Annotated[
+        int, typer.Option(min=1, max=99, help="Which one of this host: each has its own metrics.")
+    ] = 1,
+    config: ConfigFile = None,
+    data: DataFolder = None,
+) -> None:
+    """Run a worker; any number of them may run."""
+    place = metrics.Place("worker", number)
+    _end(service.serve({"worker": _DAEMONS["worker"]}, config, data, place))
 
 
 def _daemon(name: str) -> None:
     def command(config: ConfigFile = None, data: DataFolder = None) -> None:
-        _end(_run([name], load(config), data, name))
+        _end(service.serve({name: _DAEMONS[name]}, config, data, metrics.Place(name)))
 
     command.__doc__ = f"Run the {name}."
     app.command(name)(command)
 
 
-for _name in _DAEMONS:
+for _name in list(_DAEMONS)[1:]:  # all but the worker
     _daemon(_name)
 
 
 @app.command("all")
 def all_daemons(config: ConfigFile = None, data: DataFolder = None) -> None:
     """Run worker, sink, scheduler, publisher, web and notifier in one process."""
-    _end(_run(_DAEMONS, load(config), data, "all"))
-
-
-async def _run(names: Iterable[str], config: Config, data: Path | None, program: str) -> int:
-    start_log(config.log)
-    check_places(config, (_PLACES[name] for name in names if name in _PLACES))
-    if not config.publish.directory:
-        folder = str(data_folder(data) / "zone")
-        publish = config.publish.model_copy(update={"directory": folder})
-        config = config.model_copy(update={"publish": publish})
-    async with stopping_on_signals() as stop, _database(config, data, program) as database:
-        if config.database.dsn:
-            await await_schema(program, database, stop)
-        else:  # nobody but `up` starts the private one
-            await require_schema(database)
-        async with metrics.served(config, program):
-            await run_daemons((_DAEMONS[name] for name in names), config, database, stop)
-    return 0
+    _end(service.serve(_DAEMONS, config, data, metrics.Place("all")))
 
 
 @db.command("upgrade")
@@ -277,23 +278,6 @@ def lookup(
             print(show.as_json(standing, dns=dns))
         else:
             show.standing(parsed, standing, in_words(dns) if settings.publish.server else "")
-        return 0
-
-    _end(work(load(config)))
-
-
-@app.command()
-def status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJson = False) -> None:
-    """Tell how the queue, the workers and the sink are."""
-
-    async def work(settings: Config) -> int:
-        async with _transaction(settings, data, "status") as connection:
-            counts = await pages.counts(connection)
-            queue = await jobs.queue_status(connection)
-            hands = await pages.workers(connection)
-            stopped = await store_pauses.current(connection)
-        found = {"counts": counts, "queue": queue, "workers": hands, "pauses": stopped}
-        print(show.as_json(found)) if as_json else show.status(counts, queue, hands, stopped)
         return 0
 
     _end(work(load(config)))

@@ -1,10 +1,11 @@
 """What the commands have in common: their options, and the way to the database."""
 
 import getpass
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -12,9 +13,13 @@ from relaytest.cli.running import open_configured, require_schema, run_until_don
 from relaytest.cli.settings import data_folder
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError
+from relaytest.core.target import Address, Network, parse_address, parse_network
+from relaytest.core.values import parse_moment
+from relaytest.daemons.clock import utcnow
 from relaytest.store.cluster import Cluster
 from relaytest.store.database import Connection, Database
 
+_T = TypeVar("_T")
 _LONGEST_WHY = 2000  # characters; the reason is shown to the public
 
 ConfigFile = Annotated[
@@ -72,3 +77,30 @@ def reason_of(why: str) -> str:
             f"--why must be one line of at most {_LONGEST_WHY} printable characters"
         )
     return why.strip()
+
+
+def parsed_as(parse: Callable[[str], _T], text: str) -> _T:
+    """Read an argument; what cannot be read is wrong usage."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def address_of(text: str) -> Address:
+    """Read an address."""
+    return parsed_as(parse_address, text)
+
+
+def network_of(text: str) -> Network:
+    """Read a network, or an address as the network of that one."""
+    return parsed_as(parse_network, text)
+
+
+def past(since: str) -> datetime:
+    """Read a time that is over, or a duration until now."""
+    now = utcnow()
+    moment = parsed_as(lambda one: parse_moment(one, now, ago=True), since)
+    if moment > now:
+        raise typer.BadParameter(f"--since {since} is to come; it must lie in the past")
+    return moment

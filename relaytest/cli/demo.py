@@ -74,6 +74,7 @@ class Demo:
 
     async def run(self, config: Config, database: Database, stop: Stop) -> None:
         """Tell the story, then wait for the stop, or wish it if the demo is all."""
+        stop.begin("demo")
         sink = split_endpoint(config.sink.listen[0])
         relay = DemoServer("mail.open.example", sink, open_relay=True)
         closed = DemoServer("mail.closed.example", sink, open_relay=False)

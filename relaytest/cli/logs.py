@@ -28,7 +28,7 @@ def start_log(log: Log, stream: TextIO = sys.stderr) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(log.level),
         logger_factory=_Named(stream),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=False,  # a reload may change the level
     )
     # Libraries that log by themselves: only what is serious, in the same place. asyncpg tells of
     # every failed attempt to refill its pool; our own loops say that once.

@@ -7,17 +7,24 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from typing import Any
 
 from relaytest.core.config import Config, split_endpoint
-from relaytest.core.errors import ConfigError, SchemaError
-from relaytest.daemons.loop import Stop, once_there
-from relaytest.net.service_manager import inherited_listeners, notify, watchdog_interval
+from relaytest.core.errors import (
+    ConfigError,
+    DatabaseAwayError,
+    RelaytestError,
+    SchemaError,
+)
+from relaytest.daemons.loop import Stop, once_there, wait_or_stop
+from relaytest.net.service_manager import inherited, notify, watchdog_interval
 from relaytest.store import migrations, scope
 from relaytest.store.database import Connection, Database, open_database
 
 _STUCK = 900.0  # seconds; no transaction, export or round of look-ups may take so long
+_LOOK = 5.0  # seconds between looks at the schema
+DRAIN = 20.0  # seconds for visits to end by themselves when a service ends
 Daemon = Callable[[Config, Database, Stop], Coroutine[Any, Any, None]]
 
 
@@ -55,7 +62,6 @@ def tune_collector() -> None:
 async def stopping_on_signals() -> AsyncIterator[Stop]:
     """Give a Stop that SIGINT, SIGTERM or SIGHUP wishes; a second signal breaks off at once."""
     stop = Stop()
-    loop = asyncio.get_running_loop()
     task = asyncio.current_task()
 
     def heard() -> None:
@@ -63,67 +69,103 @@ async def stopping_on_signals() -> AsyncIterator[Stop]:
             task.cancel()
         stop.set()
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    for one in signals:
-        loop.add_signal_handler(one, heard)
-    try:
+    with on_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), heard)):
         yield stop
+
+
+@contextlib.contextmanager
+def on_signals(reactions: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
+    """React to signals while the block runs."""
+    loop = asyncio.get_running_loop()
+    for one, reaction in reactions.items():
+        loop.add_signal_handler(one, reaction)
+    try:
+        yield
     finally:
-        for one in signals:
+        for one in reactions:
             loop.remove_signal_handler(one)
 
 
 async def run_daemons(
-    daemons: Iterable[Daemon], config: Config, database: Database, stop: Stop
+    daemons: Collection[Daemon], config: Config, database: Database, stop: Stop
 ) -> None:
-    """Run all of them until the stop is wished; if one fails, all end."""
+    """Run all of them until the stop is wished; if one fails, all end.
+
+    Raises:
+        SchemaError: The database was upgraded meanwhile, for a newer program.
+    """
     try:
         async with asyncio.TaskGroup() as group:
-            heart = group.create_task(_tell_manager(stop))
+            helpers = [
+                group.create_task(_tell_manager(len(daemons), stop)),
+                group.create_task(_watch_schema(database, stop)),
+            ]
             async with asyncio.TaskGroup() as running:
                 for daemon in daemons:
                     running.create_task(daemon(config, database, stop))
-            heart.cancel()
-    except* OSError as group_of_errors:
+            for helper in helpers:
+                helper.cancel()
+    except* (OSError, RelaytestError) as group_of_errors:
         raise _first(group_of_errors) from None
+    if stop.fault is not None:
+        raise stop.fault
 
 
-async def _tell_manager(stop: Stop) -> None:
-    """Say that we are ready, that we live, and that we end, if a service manager wants to hear it.
+async def _tell_manager(count: int, stop: Stop) -> None:
+    """Say when all daemons have begun, and that we live, if a service manager wants to hear it.
 
     We live while the loop turns and no piece of work hangs in it.
     """
+    await stop.begun(count)
     notify("READY=1")
-    with stop.calling(lambda: notify("STOPPING=1")):
-        interval = watchdog_interval()
-        while interval is not None:
-            if stop.longest_work() < _STUCK:
-                notify("WATCHDOG=1")
-            await asyncio.sleep(interval.total_seconds() / 3)
-        await asyncio.Event().wait()
+    interval = watchdog_interval()
+    while interval is not None:
+        if stop.longest_work() < _STUCK:
+            notify("WATCHDOG=1")
+        await asyncio.sleep(interval.total_seconds() / 3)
 
 
-def _first(group: BaseExceptionGroup[OSError]) -> OSError:
+async def _watch_schema(database: Database, stop: Stop) -> None:
+    """End if the database has become one for a newer program, which whoever begins us has now."""
+    known = await asyncio.to_thread(migrations.shipped)
+    while not stop.wished:
+        with contextlib.suppress(DatabaseAwayError):  # the daemons tell of that, and wait
+            async with database.transaction() as connection:
+                try:
+                    await migrations.status(connection, known)
+                except SchemaError as error:
+                    stop.set(DRAIN, error)
+        await wait_or_stop(asyncio.sleep(_LOOK), stop)
+
+
+def _first(group: BaseExceptionGroup[OSError | RelaytestError]) -> OSError | RelaytestError:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def check_places(config: Config, keys: Iterable[str]) -> None:
-    """Refuse to start if an address to listen on is taken or not ours.
+def check_places(config: Config, keys: Collection[str]) -> None:
+    """Refuse to start if an address to listen on is taken or not ours, or given and not wanted.
 
     Raises:
         ConfigError: Names the key, the address and what is wrong.
     """
-    listeners = inherited_listeners()
-    held = set(listeners)
-    for one in listeners.values():
-        one.close()
-    for key in keys:
-        section, _, option = key.partition(".")
-        value = getattr(getattr(config, section), option)
-        for endpoint in [value] if isinstance(value, str) else value:
-            if endpoint not in held:
-                _check_place(key, endpoint)
+    wanted = {endpoint: key for key in keys for endpoint in places_of(config, key)}
+    given = inherited()
+    for endpoint in given.keys() - wanted.keys():
+        raise ConfigError(
+            f"the service manager listens on {endpoint} for us, which is not in "
+            f"{', '.join(keys) or 'our configuration'}; connections there would wait for ever"
+        )
+    for endpoint, key in wanted.items():
+        if endpoint not in given:
+            _check_place(key, endpoint)
+
+
+def places_of(config: Config, key: str) -> list[str]:
+    """Return the addresses of an option such as sink.listen."""
+    section, _, option = key.partition(".")
+    value: str | list[str] = getattr(getattr(config, section), option)
+    return [value] if isinstance(value, str) else value
 
 
 def _check_place(key: str, endpoint: str) -> None:

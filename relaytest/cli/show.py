@@ -101,7 +101,7 @@ def standing(address: Address, found: Standing, dns: str = "") -> None:
 def _from_each_place(rows: Sequence[Row], console: Console) -> None:
     """Where several places tested, what each found; and whom to let in where one is kept out."""
     if len({row["vantage"] for row in rows}) > 1:
-        table = _table("port", "tested from", "verdict", "reason", "when")
+        table = table_of("port", "tested from", "verdict", "reason", "when")
         for row in rows:
             cells = (str(row["port"]), row["vantage"], row["verdict"], row["reason"])
             table.add_row(*map(Text, (*cells, time(row["decided_at"]))))
@@ -115,7 +115,7 @@ def _from_each_place(rows: Sequence[Row], console: Console) -> None:
 
 
 def _history(rows: Iterable[Row]) -> Table:
-    table = _table("when", "port", "change", "why")
+    table = table_of("when", "port", "change", "why")
     for row in rows:
         change = f"{row['old']} → {row['new']}"
         table.add_row(time(row["at"]), str(row["port"]), change, Text(_cause(row)))
@@ -153,41 +153,12 @@ def _next_test(moment: datetime | None) -> str:
 
 def exclusions(rows: Iterable[Row]) -> Table:
     """Return the table of excluded networks."""
-    table = _table("network", "since", "until", "by", "why")
+    table = table_of("network", "since", "until", "by", "why")
     for row in rows:
         until = time(row["until"]) if row["until"] else ""
         cells = (str(row["network"]), time(row["since"]), until, row["actor"], row["why"])
         table.add_row(*map(Text, cells))
     return table
-
-
-def status(
-    counts: Row, queue: Iterable[Row], workers: Iterable[Row], pauses: Iterable[Row]
-) -> None:
-    """Print the state of the whole system."""
-    console = Console()
-    for row in pauses:
-        place = f"from {row['vantage']}" if row["vantage"] else "at all"
-        by = f"{row['actor']}, {time(row['since'])}"
-        console.print(f"[bold red]Paused[/]: no visits {place} ({by}): ", end="")
-        console.print(row["why"], markup=False)
-    console.print(
-        f"{counts['listed']} addresses listed, {counts['jobs']} open jobs, "
-        f"{counts['unsettled']} trials waiting for mail or a verdict."
-    )
-    proven = counts["sink_proven_at"]
-    console.print(f"Our own mail last reached the sink: {time(proven) if proven else 'not yet'}.")
-    table = _table("priority", "due", "later", "running", "oldest due")
-    for row in queue:
-        oldest = time(row["oldest_due"]) if row["oldest_due"] else ""
-        cells = (str(row[key]) for key in ("priority", "due", "later", "leased"))
-        table.add_row(*cells, oldest)
-    console.print(table)
-    table = _table("worker", "vantage", "version", "slots", "last beat")
-    for row in workers:
-        name = f"{row['host']}:{row['pid']}"
-        table.add_row(name, row["vantage"], row["version"], str(row["slots"]), time(row["beat_at"]))
-    console.print(table)
 
 
 def battery(forms: Sequence[Form], console: Console) -> None:
@@ -208,7 +179,7 @@ def battery(forms: Sequence[Form], console: Console) -> None:
 
 
 def _forms_table(forms: Iterable[Form]) -> Table:
-    table = _table("id", "tier", "MAIL FROM", "RCPT TO", "HELO", "catches", "sent by")
+    table = table_of("id", "tier", "MAIL FROM", "RCPT TO", "HELO", "catches", "sent by")
     table.columns[0].no_wrap = True
     table.columns[2].width, table.columns[3].width = _PATH_WIDTHS
     for form in forms:
@@ -254,7 +225,7 @@ def _example(form: Form) -> tuple[str, str, str]:
 
 def left_out(ways: Iterable[LeftOut]) -> Table:
     """Return the table of what is known and not sent."""
-    table = _table("id", "why it is not sent")
+    table = table_of("id", "why it is not sent")
     for way in ways:
         table.add_row(way.id, way.why)
     return table
@@ -262,7 +233,7 @@ def left_out(ways: Iterable[LeftOut]) -> Table:
 
 def options(config: Config) -> Table:
     """Return the table of options."""
-    table = _table("option", "value", "meaning")
+    table = table_of("option", "value", "meaning")
     for key, field in all_options():
         section, _, name = key.partition(".")
         value = getattr(getattr(config, section), name)
@@ -270,11 +241,12 @@ def options(config: Config) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def table_of(*columns: str) -> Table:
+    """Return an empty table as all of ours look."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+        made.add_column(column, overflow="fold")
+    return made
 
 
 def time(moment: datetime) -> str:

@@ -57,7 +57,7 @@ async def up(config: Config, data: Path, *, show_demo: bool, once: bool) -> int:
         ):
             applied = await upgrade(database, config)
             console.print(_summary(config, data, dsn, applied))
-            async with metrics.served(config, "up"):
+            async with metrics.served(config, metrics.Place("up")):
                 return await _serve(config, database, stop, console, show_demo=show_demo, once=once)
 
 

@@ -20,6 +20,7 @@ from relaytest.core.config import Config, split_endpoint
 from relaytest.core.errors import DatabaseAwayError
 from relaytest.core.zone import Absence, Apex, Entry, answer, parse_question, zones_of
 from relaytest.daemons.loop import Stop
+from relaytest.daemons.presence import present
 from relaytest.net.dns_server import serve_dns
 from relaytest.store import listings, publications
 from relaytest.store.database import Database
@@ -40,7 +41,10 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         name = query.question[0].name
         return await next((one for one in zones if one.has(name)), zones[-1]).answer(query)
 
-    async with serve_dns(*split_endpoint(config.answer.listen), answer_for_all):
+    async with (
+        serve_dns(*split_endpoint(config.answer.listen), answer_for_all),
+        present("answerer", database, stop),
+    ):
         log.info("listening", at=config.answer.listen, zone=config.publish.zone)
         await stop.wait()
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from relaytest.core.errors import DatabaseAwayError
+from relaytest.core.errors import DatabaseAwayError, RelaytestError
 from relaytest.daemons import metrics
 from relaytest.store.database import Bell, Connection, Database
 
@@ -18,19 +18,40 @@ T = TypeVar("T")
 
 
 class Stop:
-    """The wish that the program ends; loops look at it between two pieces of work."""
+    """The wish that the program ends; loops look at it between two pieces of work.
+
+    Attributes:
+        patience: Seconds that work under way may still take when it was wished.
+        fault: Why it was wished, if not by a person.
+    """
 
     def __init__(self) -> None:
         self._wished = asyncio.Event()
         self._calls: set[Callable[[], object]] = set()
         self._work: dict[object, float] = {}  # when each piece of work began, by the loop's clock
+        self._begun: set[str] = set()
+        self._news = asyncio.Event()  # somebody has begun
+        self.patience = 0.0
+        self.fault: RelaytestError | None = None
 
-    def set(self) -> None:
+    def set(self, patience: float = 2.0, fault: RelaytestError | None = None) -> None:
         """Wish it."""
         if not self._wished.is_set():
+            self.patience, self.fault = patience, fault
             self._wished.set()
             for call in tuple(self._calls):
                 call()
+
+    def begin(self, name: str) -> None:
+        """Note that a daemon has done its first work, and serves."""
+        self._begun.add(name)
+        self._news.set()
+
+    async def begun(self, count: int) -> None:
+        """Wait until so many daemons have begun."""
+        while len(self._begun) < count:
+            self._news.clear()
+            await self._news.wait()
 
     @property
     def wished(self) -> bool:

@@ -5,6 +5,7 @@ Each process has all of them; what a daemon does not do stays at zero, or has no
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from prometheus_client import (
     CollectorRegistry,
@@ -77,13 +78,38 @@ REQUESTS = _counter("http_requests_total", "Answers of the web server.", "method
 REQUEST_SECONDS = _histogram("http_request_seconds", "Time until the answer began.")
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A process: what the database knows it as, and where its metrics are.
+
+    Attributes:
+        number: From 1, of the workers of one host.
+    """
+
+    program: str
+    number: int = 1
+
+    def endpoint(self, listen: str) -> tuple[str, int]:
+        """Return host and port: one for each daemon, then one for each further worker.
+
+        >>> Place("worker").endpoint("127.0.0.1:9600"), Place("web").endpoint("127.0.0.1:9600")
+        (('127.0.0.1', 9600), ('127.0.0.1', 9604))
+        >>> Place("worker", 2).endpoint("127.0.0.1:9600")
+        ('127.0.0.1', 9606)
+        """
+        host, port = split_endpoint(listen)
+        if self.number > 1:
+            return host, port + len(_ORDER) + self.number - 2
+        return host, port + (_ORDER.index(self.program) if self.program in _ORDER else 0)
+
+
 @contextlib.asynccontextmanager
-async def served(config: Config, program: str) -> AsyncIterator[None]:
+async def served(config: Config, place: Place) -> AsyncIterator[None]:
     """Serve /metrics while the block runs, if metrics.listen is set.
 
     Args:
         config: The section `metrics` is what counts.
-        program: The daemon, which has a port of its own.
+        place: The process, which has a port of its own.
 
     Raises:
         OSError: The address is taken or not ours.
@@ -91,15 +117,5 @@ async def served(config: Config, program: str) -> AsyncIterator[None]:
     if not config.metrics.listen:
         yield
         return
-    async with serve_http(*place_of(config.metrics.listen, program), make_asgi_app(REGISTRY)):
+    async with serve_http(*place.endpoint(config.metrics.listen), make_asgi_app(REGISTRY)):
         yield
-
-
-def place_of(listen: str, program: str) -> tuple[str, int]:
-    """Return host and port of a daemon's metrics.
-
-    >>> place_of("127.0.0.1:9600", "worker"), place_of("127.0.0.1:9600", "web")
-    (('127.0.0.1', 9600), ('127.0.0.1', 9604))
-    """
-    host, port = split_endpoint(listen)
-    return host, port + (_ORDER.index(program) if program in _ORDER else 0)

@@ -10,6 +10,7 @@ from relaytest.core.mailing import Letter, Outcome, postmaster_of
 from relaytest.daemons import metrics
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever
+from relaytest.daemons.presence import present
 from relaytest.net.mailer import MailRefusedError, submit
 from relaytest.store import mail
 from relaytest.store.database import Bell, Connection, Database
@@ -26,12 +27,12 @@ log = structlog.get_logger("notifier")
 
 async def run(config: Config, database: Database, stop: Stop) -> None:
     """Send mail until `stop`; without a smarthost do nothing."""
-    if not config.mail.possible or not config.web.url:
-        log.info("no mail is sent: mail.smarthost, mail.sender or web.url is not set")
-        await stop.wait()
-        return
-    notifier = Notifier(config, database)
-    async with asyncio.TaskGroup() as group:
+    async with present("notifier", database, stop), asyncio.TaskGroup() as group:
+        if not config.mail.possible or not config.web.url:
+            log.info("no mail is sent: mail.smarthost, mail.sender or web.url is not set")
+            await stop.wait()
+            return
+        notifier = Notifier(config, database)
         group.create_task(forever("notifier", notifier.tell, Bell(), stop))
         group.create_task(forever("notifier", notifier.forget, Bell(), stop))
 

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from relaytest.core.config import Config
-from relaytest.core.errors import ConfigError
+from relaytest.core.errors import ConfigError, DatabaseAwayError
 from relaytest.core.minisign import Signer
 from relaytest.core.publishing import Publish
 from relaytest.core.zone import (
@@ -35,6 +36,7 @@ from relaytest.daemons import metrics
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.dns_watch import DnsWatch
 from relaytest.daemons.loop import Stop, forever, wait_or_stop
+from relaytest.daemons.presence import present
 from relaytest.daemons.zone_files import (
     Draft,
     changed_entries,
@@ -76,7 +78,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
             await dns_zones.write_zones(connection, zones)
         return _DECLARE
 
-    async with asyncio.TaskGroup() as group:
+    async with present("publisher", database, stop), asyncio.TaskGroup() as group:
         group.create_task(forever("publisher", declare, Bell(), stop))
         for publisher in publishers:
             group.create_task(_keep(publisher, config, database, stop))
@@ -133,10 +135,10 @@ class Publisher:
             async with self._writing:
                 await self._publish_drafts()
         except OSError as error:  # a full disk, say
-            metrics.PUBLICATIONS.labels(self.apex.zone, "failed").inc()
+            await self._note("failed")
             log.error("zone not written; the last one stays", error=str(error))
         except _UnlikelyError as error:
-            metrics.PUBLICATIONS.labels(self.apex.zone, "refused").inc()
+            await self._note("refused")
             log.error(
                 "zone not published; the last one stays",
                 zone=self.apex.zone,
@@ -186,7 +188,17 @@ class Publisher:
             if not self.apex.shut:
                 async with self._database.transaction() as connection:
                     await self._export(connection, changing)
-            await asyncio.to_thread(self._replace_changed, changing, now)
+            entries = await asyncio.to_thread(self._replace_changed, changing, now)
+        if entries is not None:
+            await self._note("done", entries)
+
+    async def _note(self, result: str, entries: int | None = None) -> None:
+        """Count and write down what became of a publication; None: the entries are as before."""
+        metrics.PUBLICATIONS.labels(self.apex.zone, result).inc()
+        with contextlib.suppress(DatabaseAwayError):
+            async with self._database.transaction() as connection:
+                host = socket.gethostname()
+                await publications.note(connection, self.apex.zone, host, result, entries)
 
     async def _export(self, connection: Connection, drafts: Sequence[Draft]) -> None:
         """Fill the drafts with what is listed."""
@@ -219,12 +231,16 @@ class Publisher:
     def _file(self, suffix: str) -> Path:
         return self.folder / f"{self.apex.zone}.{suffix}"
 
-    def _replace_changed(self, drafts: Sequence[Draft], now: datetime) -> None:
-        """Publish drafts that differ from what stands, or all if the stamps grow old."""
+    def _replace_changed(self, drafts: Sequence[Draft], now: datetime) -> int | None:
+        """Publish drafts that differ from what stands, or all if the stamps grow old.
+
+        Returns:
+            How many entries the zone has by now; None: nothing was published.
+        """
         ordered = bool(self._orders.pending)  # the heads may differ, too
         digests = {draft.suffix: draft.digest for draft in drafts}
         if digests == self._withdrawn and not ordered:
-            return
+            return None
         restamp = ordered or now - self._stamped_at > self._publish.expire_after / 4
         changed = [
             one
@@ -251,6 +267,7 @@ class Publisher:
             log.info("published", zone=self.apex.zone, **counts)
             self.published.ring()
         self._attest(now)
+        return sum(draft.entries for draft in drafts if draft.stamped) if changed else None
 
     def _attest(self, now: datetime) -> None:
         """Write the checksums of all files, for mirrors, unless they are right."""
@@ -292,7 +309,7 @@ class Publisher:
         async with self._writing:
             self._withdrawn = dict(self._digests)
             await asyncio.to_thread(self._put_back)
-        metrics.PUBLICATIONS.labels(self.apex.zone, "rolled-back").inc()
+        await self._note("rolled-back")
 
     def _put_back(self) -> None:
         now = utcnow()
@@ -324,7 +341,6 @@ class Publisher:
 
 
 def _count(zone: str, entries: dict[str, int], now: datetime) -> None:
-    metrics.PUBLICATIONS.labels(zone, "done").inc()
     metrics.PUBLISHED_AT.labels(zone).set(now.timestamp())
     for file, count in entries.items():
         metrics.ENTRIES.labels(zone, file).set(count)

@@ -21,9 +21,20 @@ from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
 from relaytest.daemons.names import NameDesk
 from relaytest.daemons.nominating import SampleDesk
+from relaytest.daemons.presence import present
 from relaytest.daemons.pulse import Watch
 from relaytest.net.dns import Resolver
-from relaytest.store import allowances, gauges, jobs, keys, listings, nominations, scope, vantages
+from relaytest.store import (
+    allowances,
+    daemons,
+    gauges,
+    jobs,
+    keys,
+    listings,
+    nominations,
+    scope,
+    vantages,
+)
 from relaytest.store import evidence as evidence_store
 from relaytest.store import retention as keeping
 from relaytest.store.database import Bell, Connection, Database
@@ -44,6 +55,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     scheduler = Scheduler(config, database)
     async with (
         Resolver(config.dns.nameservers, config.dns.timeout) as resolver,
+        present("scheduler", database, stop),
         asyncio.TaskGroup() as group,
     ):
         names, samples = NameDesk(database, resolver), SampleDesk(config, database)
@@ -254,6 +266,7 @@ class Scheduler:
             beats = await jobs.beats(connection)
             dead = self._watch.silent(beats, asyncio.get_running_loop().time())
             freed = await jobs.rescue(connection, dead)
+            await daemons.bury(connection)
         if freed:
             log.warning("freed the jobs of dead workers", jobs=freed)
 

@@ -21,7 +21,8 @@ from relaytest.core.token import Mailbox, Token
 from relaytest.daemons import metrics
 from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, forever, once_there
-from relaytest.net.service_manager import inherited_listeners
+from relaytest.daemons.presence import present
+from relaytest.net.service_manager import take
 from relaytest.net.smtp_listener import Bounds, Event, listen
 from relaytest.store import evidence, nominations
 from relaytest.store import keys as keys_store
@@ -45,7 +46,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     if keys is None:
         return
     sink = Sink(config, database, keys)
-    held = inherited_listeners()
+    held = take(config.sink.listen)
     places = [split_endpoint(endpoint) for endpoint in config.sink.listen if endpoint not in held]
     bounds = Bounds(
         connections=config.sink.connections,
@@ -53,11 +54,16 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         idle=config.sink.idle,
         session=config.sink.session,
     )
-    async with listen(
-        places, sink.session, sink.store, sockets=held.values(), bounds=bounds, on_event=sink.note
+    async with (
+        listen(
+            *(places, sink.session, sink.store),
+            sockets=held.values(),
+            bounds=bounds,
+            on_event=sink.note,
+        ),
+        present("sink", database, stop),
     ):
-        at = [*held, *(endpoint for endpoint in config.sink.listen if endpoint not in held)]
-        log.info("listening", at=at, domains=config.sink.domains)
+        log.info("listening", at=config.sink.listen, domains=config.sink.domains)
         if not config.sink.domains:
             await stop.wait()
             return

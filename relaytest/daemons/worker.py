@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -28,6 +29,7 @@ from relaytest.core.visit import asked_in
 from relaytest.daemons import metrics, shipped
 from relaytest.daemons.clock import utcnow
 from relaytest.daemons.loop import Stop, forever, once_there
+from relaytest.daemons.presence import present
 from relaytest.daemons.prober import Prober, Target, Visit
 from relaytest.daemons.pulse import CutOffError, Lifeline
 from relaytest.net.dns import Resolver
@@ -43,7 +45,6 @@ _LONGEST_SLEEP = timedelta(seconds=5)  # between looks at the queue, if no bell 
 _SHORTEST_SLEEP = timedelta(milliseconds=50)  # due jobs that another worker has locked
 _BEAT = timedelta(seconds=5)
 _SILENCE = timedelta(seconds=15)  # then visits are broken off; the scheduler waits longer
-_WIND_UP = 2.0  # seconds for visits to end by themselves when the program stops
 _LEASE_MARGIN = timedelta(seconds=60)  # beyond the longest visit, for storing its result
 _MOST_VISITS = 20  # of one trial
 _AFTER_A_FAULT = timedelta(seconds=30)  # before a job is tried again that failed through us
@@ -62,7 +63,8 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
             "idle: no message could come back, for sink.domains is not set",
             advice="set sink.domains to a domain whose mail comes here",
         )
-        await stop.wait()
+        async with present("worker", database, stop):
+            await stop.wait()
         return
     async with Resolver(config.dns.nameservers, config.dns.timeout) as resolver:
         await Worker(config, database, Prober(config, resolver)).run(stop)
@@ -92,20 +94,20 @@ class Worker:
         """Claim and visit until `stop`."""
         async with asyncio.TaskGroup() as helpers:
             ears = helpers.create_task(self._database.listen(["relaytest_job"], self._bell))
-            heart = helpers.create_task(forever("worker", self._beat, Bell(), stop))
+            heart = helpers.create_task(forever("worker", partial(self._beat, stop), Bell(), stop))
             async with asyncio.TaskGroup() as visits:
                 self._start = visits.create_task
                 await forever("worker", self._claim, self._bell, stop)
-                await self._wind_up()
+                await self._wind_up(stop.patience)
             ears.cancel()
             await heart
         self._line.end()
         await self._leave()
 
-    async def _wind_up(self) -> None:
+    async def _wind_up(self, patience: float) -> None:
         """Let visits end that are about to; break the others off."""
         if self._visits:
-            await asyncio.wait(self._visits, timeout=_WIND_UP)
+            await asyncio.wait(self._visits, timeout=patience)
         for visit in self._visits:
             visit.cancel()
 
@@ -118,7 +120,7 @@ class Worker:
                 await jobs.release(connection, self._id)
                 await jobs.leave_workers(connection, self._id)
 
-    async def _beat(self) -> timedelta:
+    async def _beat(self, stop: Stop) -> timedelta:
         """Say that we live; join, or join anew if we were thought dead."""
         began, revived = asyncio.get_running_loop().time(), self._line.cut
         async with self._database.transaction() as connection:
@@ -133,6 +135,7 @@ class Worker:
                     slots=self._config.politeness.slots,
                 )
         self._line.beat(began)
+        stop.begin("worker")
         if revived:
             self._bell.ring()
         return _BEAT
@@ -163,11 +166,15 @@ class Worker:
         async with self._database.transaction() as connection:
             if unsure:  # or its jobs would wait for the end of a lease that we know nothing of
                 await jobs.release(connection, worker, tuple(self._visits.values()))
-            if await pauses.paused(connection, self._config.identity.vantage):
+            everything, networks = await pauses.paused(connection, self._config.identity.vantage)
+            if everything:
                 return [], {}, None
             claimed = await jobs.claim(
                 connection, worker, most, self._lease, from_below=next(self._turns) == 0
             )
+            if networks:
+                held = await pauses.hold(connection, [job.id for job in claimed])
+                claimed = [job for job in claimed if job.id not in held]
             barred = await exclusions.barred(connection, [job.address for job in claimed])
             due = None if len(claimed) == most else await jobs.next_due(connection, worker)
         return claimed, barred, due

@@ -20,14 +20,27 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serve_http(host: str, port: int, application: Any) -> AsyncIterator[tuple[str, int]]:  # noqa: ANN401 - ASGI
+async def serve_http(
+    host: str,
+    port: int,
+    application: Any,  # noqa: ANN401 - ASGI
+    *,
+    listening: socket.socket | None = None,
+) -> AsyncIterator[tuple[str, int]]:
     """Serve while the block runs; give the bound address.
+
+    Args:
+        host: Where to listen.
+        port: Likewise.
+        application: What answers.
+        listening: A socket that listens there already; closed at the end.
 
     Raises:
         OSError: The address is taken or not ours.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=512)
+    if listening is None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=512)
     server = _Server(
         uvicorn.Config(
             application,

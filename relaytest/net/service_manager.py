@@ -1,14 +1,17 @@
 """What a service manager gives a daemon and wants to hear: sd_notify(3), sd_listen_fds(3).
 
-Without one (no variables in the environment) all of it does nothing.
+Without one (no variables in the environment) nobody hears, and nothing is given.
 """
 
 import contextlib
 import os
 import socket
+from collections.abc import Iterable
 from datetime import timedelta
 
 _FIRST = 3  # the descriptor of the first socket: SD_LISTEN_FDS_START
+_BACKLOG = 512
+_held: dict[str, socket.socket] = {}  # by address:port; open until the process ends
 
 
 def notify(*lines: str) -> None:
@@ -33,24 +36,51 @@ def watchdog_interval() -> timedelta | None:
     return timedelta(microseconds=int(microseconds))
 
 
-def inherited_listeners() -> dict[str, socket.socket]:
+def hold(places: Iterable[str]) -> None:
+    """Listen at each address:port for the life of the process, unless the manager does.
+
+    Whoever serves there takes a copy, and may end and begin anew: clients wait meanwhile.
+
+    Raises:
+        OSError: An address is taken or not ours.
+    """
+    for place in places:
+        if place not in _held and place not in inherited():
+            host, _, port = place.rpartition(":")
+            family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+            address = (host.strip("[]"), int(port))
+            _held[place] = socket.create_server(address, family=family, backlog=_BACKLOG)
+
+
+def take(places: Iterable[str]) -> dict[str, socket.socket]:
+    """Return copies of the listening sockets that are held at some of these places."""
+    found = {}
+    for place in places:
+        number = inherited().get(place)
+        if number is not None:
+            found[place] = socket.socket(fileno=os.dup(number))
+        elif place in _held:
+            found[place] = _held[place].dup()
+    return found
+
+
+def inherited() -> dict[str, int]:
     """Return the listening TCP sockets that the manager holds for us, by address:port.
 
-    It keeps them while we restart, so that no client is refused; a socket that is closed here
-    stays open there.
+    It keeps them while we restart, so that no client is refused.
     """
     count = os.environ.get("LISTEN_FDS", "")
     if not count.isdecimal() or not _for_us("LISTEN_PID", otherwise=False):
         return {}
-    found: dict[str, socket.socket] = {}
+    found: dict[str, int] = {}
     for number in range(_FIRST, _FIRST + min(int(count), 64)):
         try:
-            one = socket.socket(fileno=os.dup(number))
+            copy = socket.socket(fileno=os.dup(number))
         except OSError:
             continue
-        tcp = one.family in {socket.AF_INET, socket.AF_INET6} and one.type == socket.SOCK_STREAM
-        if not tcp or found.setdefault(_endpoint(one), one) is not one:
-            one.close()
+        with copy:
+            if copy.family in {socket.AF_INET, socket.AF_INET6} and copy.type == socket.SOCK_STREAM:
+                found.setdefault(_endpoint(copy), number)
     return found
 
 

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 import asyncpg
 
 from relaytest.core.errors import RefusedRequestError
-from relaytest.core.target import Address
+from relaytest.core.target import Address, Network
 from relaytest.store.database import Connection
 
 ENQUEUE = """
@@ -87,6 +87,39 @@ RESCUE = """
            run_at = now() + least(greatest(attempt - 1, 0) * interval '10 s', interval '10 min')
       FROM lost WHERE j.id = lost.id
     RETURNING j.id
+"""
+# Who did not beat for a minute has broken its visits off long ago (daemons.pulse).
+REQUEUE = """
+    WITH wanted AS MATERIALIZED (
+        SELECT j.id, CASE WHEN j.leased AND w.id IS NULL THEN 'given back'
+                          WHEN j.leased THEN 'runs, and then once more'
+                          WHEN j.run_at > now() THEN 'pulled forward' END AS what
+          FROM relaytest.job AS j
+          LEFT JOIN relaytest.worker AS w
+            ON w.id = j.worker AND w.beat_at > now() - interval '1 min'
+         WHERE j.address <<= $1
+           FOR UPDATE OF j)
+    UPDATE relaytest.job AS j
+       SET leased = again_then, again = again_then, held_by = NULL,
+           worker = CASE WHEN again_then THEN worker END,
+           lease_until = CASE WHEN again_then THEN lease_until END,
+           run_at = CASE WHEN again_then THEN run_at ELSE now() END,
+           note = $2
+      FROM (SELECT id, what, what LIKE 'runs%' AS again_then FROM wanted
+             WHERE what IS NOT NULL) AS w
+     WHERE j.id = w.id
+    RETURNING j.id, j.address, j.port, w.what
+"""
+OPEN = "SELECT EXISTS (SELECT FROM relaytest.job WHERE address <<= $1)"
+FOUND_SINCE = """
+    SELECT DISTINCT v.address, v.port FROM relaytest.verdict AS v
+     WHERE v.reason = $1 AND v.decided_at >= $2
+       AND NOT EXISTS (SELECT FROM relaytest.verdict AS newer
+                        WHERE newer.address = v.address AND newer.port = v.port
+                          AND (newer.trial, newer.id) > (v.trial, v.id))
+       AND NOT EXISTS (SELECT FROM relaytest.job AS j
+                        WHERE j.address = v.address AND j.port = v.port)
+     ORDER BY v.address, v.port
 """
 JOIN_WORKERS = """
     INSERT INTO relaytest.worker (host, pid, vantage, version, slots)
@@ -259,6 +292,29 @@ async def rescue(connection: Connection, dead: Sequence[int] = ()) -> int:
     if freed:
         await connection.execute(RING)
     return len(freed)
+
+
+async def requeue(connection: Connection, network: Network, why: str) -> list[asyncpg.Record]:
+    """Let the open jobs in a network run now; return id, address, port and what, of each.
+
+    What waits is pulled forward, what a dead worker has is given back, and what is under way
+    runs once more.
+    """
+    rows: list[asyncpg.Record] = await connection.fetch(REQUEUE, network, why)
+    await connection.execute(RING)
+    return rows
+
+
+async def is_open(connection: Connection, network: Network) -> bool:
+    """Whether there is an open job in a network."""
+    return bool(await connection.fetchval(OPEN, network))
+
+
+async def found_since(
+    connection: Connection, reason: str, since: datetime
+) -> list[tuple[Address, int]]:
+    """Return targets whose last verdict, since then, has a reason, and that have no open job."""
+    return [(row[0], row[1]) for row in await connection.fetch(FOUND_SINCE, reason, since)]
 
 
 async def join_workers(

@@ -61,7 +61,17 @@ COUNTS = """
            (SELECT max(received_at) FROM relaytest.sink_check) AS sink_proven_at
 """
 WORKERS = """
-    SELECT host, pid, vantage, version, slots, started_at, beat_at FROM relaytest.worker ORDER BY id
+    SELECT w.host, w.pid, w.vantage, w.version, w.slots, w.started_at, w.beat_at,
+           coalesce(held.jobs, 0) AS in_flight
+      FROM relaytest.worker AS w
+      LEFT JOIN (SELECT worker, count(*) AS jobs FROM relaytest.job WHERE leased GROUP BY worker)
+        AS held ON held.worker = w.id
+     ORDER BY w.host, w.id
+"""
+MOMENT = """
+    SELECT now() AS read_at,
+           (SELECT count(*) FROM relaytest.verdict
+             WHERE decided_at > now() - interval '1 min') AS verdicts_per_minute
 """
 
 
@@ -164,6 +174,11 @@ async def listed(connection: Connection, addresses: Sequence[Address]) -> set[Ad
 async def counts(connection: Connection) -> asyncpg.Record:
     """Return listed, jobs, unsettled and sink_proven_at."""
     return (await connection.fetch(COUNTS))[0]
+
+
+async def moment(connection: Connection) -> asyncpg.Record:
+    """Return read_at, by the clock of the beats, and verdicts_per_minute."""
+    return (await connection.fetch(MOMENT))[0]
 
 
 async def workers(connection: Connection) -> list[asyncpg.Record]:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import asyncpg
+
 from relaytest.store.database import Connection
 
 ADD = """
@@ -17,6 +19,16 @@ ORDERS = """
 DONE = """
     UPDATE relaytest.publication_order SET done_at = now()
      WHERE zone = $1 AND id <= $2 AND done_at IS NULL
+"""
+NOTE = """
+    INSERT INTO relaytest.publication AS p (zone, host, result, entries)
+    VALUES ($1, $2, $3, coalesce($4::bigint, 0))
+    ON CONFLICT (zone, host) DO UPDATE
+       SET at = now(), result = excluded.result, entries = coalesce($4, p.entries)
+"""
+LAST = """
+    SELECT zone, host, at, result, entries FROM relaytest.publication
+     WHERE at > now() - interval '90 days' ORDER BY zone, host
 """
 STANDBY = "SELECT pg_is_in_recovery()"
 # A walk through the index for each special network, not through all listings. Addresses of
@@ -71,6 +83,18 @@ async def orders_of(connection: Connection, zone: str) -> Orders:
 async def carried_out(connection: Connection, zone: str, pending: int) -> None:
     """Note that the orders up to `pending` are published."""
     await connection.execute(DONE, zone, pending)
+
+
+async def note(
+    connection: Connection, zone: str, host: str, result: str, entries: int | None
+) -> None:
+    """Write down what a publisher did last; None: the entries are as before."""
+    await connection.execute(NOTE, zone, host, result, entries)
+
+
+async def last(connection: Connection) -> list[asyncpg.Record]:
+    """Return zone, host, at, result and entries of what each publisher did last."""
+    return await connection.fetch(LAST)
 
 
 async def obstacle(connection: Connection, codes: Sequence[int]) -> str | None:

@@ -326,7 +326,7 @@ async def test_a_bad_target_exits_65_with_the_databases_words_and_nothing_is_ask
     assert await jobs_in(connection) == []
 
 
-# --- lookup, status
+# --- lookup
 
 
 @pytest.fixture
@@ -386,25 +386,6 @@ async def test_lookup_prints_json(on, listed):
     ]
     assert found["verdicts"][0]["explanation"] == "It [relays]."
     assert found["listings"][0]["code"] == 2
-
-
-async def test_status_counts(on, listed):
-    done = await on("status")
-    assert (done.status, done.complaint) == (0, "")
-    assert "1 addresses listed, 0 open jobs, 0 trials waiting" in done.said
-    assert "last reached the sink: not yet" in done.said
-
-
-async def test_status_prints_json(on, connection):
-    await connection.execute(
-        "INSERT INTO relaytest.retest (target, reason) VALUES ('192.0.2.8', 'complaint');"
-        "INSERT INTO relaytest.worker (host, pid, vantage, version, slots)"
-        " VALUES ('here', 1, 'default', '1', 500)"
-    )
-    found = json.loads((await on("status", "--json")).said)
-    assert found["counts"]["jobs"] == 1
-    assert [(row["priority"], row["due"]) for row in found["queue"]] == [(1, 1)]
-    assert found["workers"][0]["host"] == "here"
 
 
 # --- The schema

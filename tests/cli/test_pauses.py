@@ -29,3 +29,19 @@ def test_a_pause_needs_a_reason_and_a_place_a_name(dsn):
     assert on(dsn, "pause").returncode == 64
     done = on(dsn, "pause", "--why", "x", "--vantage", "East Coast")
     assert (done.returncode, "is no name of a place" in done.stderr) == (64, True)
+
+
+def test_a_network_is_paused_and_resumed(dsn):
+    assert on(dsn, "pause", "--why", "x", "--network", "192.0.2.0/24").returncode == 0
+    assert "no visits to 192.0.2.0/24" in on(dsn, "status").stdout
+    (row,) = json.loads(on(dsn, "status", "--json").stdout)["pauses"]
+    assert row["network"] == "192.0.2.0/24"
+    done = on(dsn, "resume", "--network", "192.0.2.0/24")
+    assert done.stdout == "192.0.2.0/24: resumed\n"
+
+
+def test_a_network_is_paused_from_all_places(dsn):
+    done = on(dsn, "pause", "--why", "x", "--network", "192.0.2.0/24", "--vantage", "east")
+    assert (done.returncode, "paused everywhere" in done.stderr) == (64, True)
+    done = on(dsn, "pause", "--why", "x", "--network", "192.0.2.1/24")
+    assert (done.returncode, "did you mean 192.0.2.0/24" in done.stderr) == (64, True)

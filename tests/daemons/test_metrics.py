@@ -84,8 +84,8 @@ async def test_prometheus_can_read_them(database, tmp_path):
     host = fresh_address()
     listen = f"{host}:{fresh_port(host)}"
     config = lab_config(tmp_path, metrics={"listen": listen})
-    async with metrics.served(config, "worker"):
-        site = Site(metrics.place_of(listen, "worker"))
+    async with metrics.served(config, metrics.Place("worker")):
+        site = Site((host, int(listen.rpartition(":")[2])))
         page = await site.say("GET /metrics HTTP/1.0", b"")
     assert page.status == 200
     names = {family.name for family in text_string_to_metric_families(page.text)}
@@ -93,7 +93,7 @@ async def test_prometheus_can_read_them(database, tmp_path):
 
 
 async def test_without_an_address_nothing_listens(tmp_path):
-    async with metrics.served(lab_config(tmp_path), "worker"):
+    async with metrics.served(lab_config(tmp_path), metrics.Place("worker")):
         pass
 
 

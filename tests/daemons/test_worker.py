@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import asyncpg
@@ -20,6 +21,7 @@ from relaytest.daemons.prober import Prober
 from relaytest.store import pauses
 from relaytest.store.cluster import Cluster
 from relaytest.store.database import Database, open_database
+from relaytest.store.pauses import Part
 from tests.daemons import peers
 from tests.daemons.peers import (
     PERCENT,
@@ -1020,14 +1022,14 @@ async def test_a_lost_lease_of_a_visit_that_failed_does_not_end_the_worker(
 # --- the end of a worker
 
 
-async def test_a_worker_that_stops_gives_its_jobs_back_at_once(begin, connection, monkeypatch):
-    monkeypatch.setattr(worker, "_WIND_UP", 0.05)
+async def test_a_worker_that_stops_gives_its_jobs_back_at_once(begin, connection):
     gate = Gate()
     server = Target(gate=gate)
     async with server.serve() as port:
         async with begin(worker.run) as lab:
             await lab.insert(server.host, port)
             await gate.reached.wait()
+            lab.stop.set(0.05)
         row = await connection.fetchrow("SELECT *, run_at <= now() AS due FROM relaytest.job")
         assert (row["leased"], row["worker"], row["due"]) == (False, None, True)
         assert await connection.fetchval("SELECT count(*) FROM relaytest.worker") == 0
@@ -1116,10 +1118,29 @@ async def kill_worker_at(gate: Gate, file: Path) -> None:
 
 async def test_while_it_is_paused_jobs_wait_and_then_go_on(begin, connection):
     target = Target()
-    await pauses.begin(connection, "", "a complaint", "ann")
+    await pauses.begin(connection, Part(), "a complaint", "ann")
     async with begin() as lab, target.serve() as port:
         await lab.insert(target.host, port)
         await asyncio.sleep(0.5)
         assert target.talks == []
-        await pauses.end(connection, "", "ann")
+        await pauses.end(connection, Part(), "ann")
         await lab.verdict(target.host, "closed")
+
+
+async def test_while_a_network_is_paused_its_jobs_wait_and_others_do_not(begin, connection):
+    target, other = Target(), Target()
+    part = Part(network=ip_network(target.host))
+    await pauses.begin(connection, part, "a complaint", "ann")
+    async with begin() as lab, target.serve() as port, other.serve() as other_port:
+        await lab.insert(target.host, port)
+        await until(lambda: held(connection), "a job that is held")
+        await lab.insert(other.host, other_port)
+        await lab.verdict(other.host, "closed")
+        assert target.talks == []
+        await pauses.end(connection, part, "ann")
+        await lab.verdict(target.host, "closed")
+
+
+async def held(connection) -> bool | None:
+    query = "SELECT true FROM relaytest.job WHERE held_by IS NOT NULL AND NOT leased"
+    return await connection.fetchval(query)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from relaytest.net import service_manager
-from relaytest.net.service_manager import inherited_listeners, notify, watchdog_interval
+from relaytest.net.service_manager import hold, inherited, notify, take, watchdog_interval
+from tests.mta.process import fresh_address, fresh_port
 
 
 @pytest.fixture
@@ -78,10 +79,40 @@ def held(monkeypatch):
 def test_listening_sockets_come_by_their_place(monkeypatch, held):
     monkeypatch.setenv("LISTEN_FDS", "3")
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    found = inherited_listeners()
-    assert list(found) == [held]
-    for one in (*found.values(), *inherited_listeners().values()):  # as often as it is asked
-        one.close()
+    assert list(inherited()) == [held]
+    for _ in range(2):  # as often as it is asked
+        found = take([held, "127.0.0.1:1"])
+        assert list(found) == [held]
+        found[held].close()
+
+
+def test_what_we_hold_listens_on_when_who_served_there_has_ended(monkeypatch):
+    monkeypatch.setattr(service_manager, "_held", {})
+    host = fresh_address()
+    place = f"{host}:{fresh_port(host)}"
+    hold([place])
+    hold([place])
+    for _ in range(2):
+        take([place])[place].close()
+        socket.create_connection((host, int(place.rpartition(":")[2])), timeout=5).close()
+    service_manager._held[place].close()
+
+
+def test_what_the_manager_holds_is_not_opened_once_more(monkeypatch, held):
+    monkeypatch.setattr(service_manager, "_held", {})
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    hold([held])
+    assert service_manager._held == {}
+
+
+def test_a_place_that_is_taken_is_told(monkeypatch):
+    monkeypatch.setattr(service_manager, "_held", {})
+    with (
+        socket.create_server((fresh_address(), 0)) as other,
+        pytest.raises(OSError, match="in use"),
+    ):
+        hold([f"{other.getsockname()[0]}:{other.getsockname()[1]}"])
 
 
 @pytest.mark.parametrize(("count", "pid"), [("1", "1"), ("", "us"), ("x", "us"), ("1", None)])
@@ -89,4 +120,4 @@ def test_sockets_of_others_are_not_taken(monkeypatch, held, count, pid):
     monkeypatch.setenv("LISTEN_FDS", count)
     if pid:
         monkeypatch.setenv("LISTEN_PID", str(os.getpid()) if pid == "us" else pid)
-    assert inherited_listeners() == {}
+    assert inherited() == {}

@@ -21,7 +21,7 @@ NEEDS = {
     "read": "jobs: QUEUE / listings: CODE / exports: PUBLISHED4 PUBLISHED6 / exclusions: CURRENT",
     "worker": f"{JUDGING} SESSION_IDS SAVE_SESSION SAVE_OUTCOMES SAVE_VISIT / exclusions: BARRED"
     " / jobs: CLAIM NEXT_DUE FINISH REOPEN RELEASE JOIN_WORKERS BEAT LEAVE_WORKERS"
-    " / pauses: PAUSED",
+    " / pauses: PAUSED HOLD",
     "sink": "nominations: SUBMIT OUTCOME / keys: KEYS"
     " / evidence: ADD_RECEIPT WAKE_TRIAL BEGIN_CHECK END_CHECK FORGET_CHECKS",
     "scheduler": f"{JUDGING} DUE_TRIAL NEXT_SETTLE NEWER SETTLED / exclusions: EXCLUSION"
@@ -30,9 +30,10 @@ NEEDS = {
     " OVERRULED STANDING / name_requests: TAKE DONE FORGET"
     " / nominations: ON_FILE ADD TAKE DONE FORGET OUTCOME"
     " / scope: LOCK CLEAR FILL NO_LABS LABS LIMITS PACE REFUSAL / vantages: BOUND_TO OTHER"
-    " / retention: MAKE EVIDENCE TRIALS / allowances: FORGET / gauges: JOBS LISTED WORKERS REST",
+    " / retention: MAKE EVIDENCE TRIALS / allowances: FORGET / gauges: JOBS LISTED WORKERS REST"
+    " / daemons: BURY",
     "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
-    " / publications: ORDERS DONE STANDBY RESERVED WIDE",
+    " / publications: ORDERS DONE NOTE STANDBY RESERVED WIDE",
     "notifier": "mail: QUEUE_OUTCOMES QUEUE_NOTICES TAKE VERDICT SENT FAILED FORGET"
     " FORGET_SUBSCRIPTIONS",
     "web": "jobs: ENQUEUE QUEUE / pages: VERDICTS LISTINGS SUSPICIONS NOMINATIONS JOBS HISTORY"
@@ -44,12 +45,18 @@ NEEDS = {
     " / progress: JOB AHEAD TRIALS ANSWERS RETURNED STANDS",
 }
 
+NEEDS |= {role: f"{NEEDS[role]} / daemons: JOIN BEAT LEAVE" for role in ROLES[2:]}
+
 # Rights go by table and column: who may change a row in one way may change it in the other.
 SAME_RIGHTS = {
-    "notifier": "mail: ASK",
-    "worker": "evidence: DUE_TRIAL SETTLED WAKE_TRIAL / jobs: BURY_WORKERS RESCUE",
-    "sink": "evidence: SETTLED",
-    "scheduler": "evidence: SAVE_VISIT WAKE_TRIAL / jobs: LEAVE_WORKERS RELEASE REOPEN"
+    "notifier": "daemons: BURY / mail: ASK",
+    "publisher": "daemons: BURY",
+    "web": "daemons: BURY",
+    "worker": "daemons: BURY / evidence: DUE_TRIAL SETTLED WAKE_TRIAL / pauses: LET_GO"
+    " / jobs: BURY_WORKERS RESCUE REQUEUE",
+    "sink": "daemons: BURY / evidence: SETTLED",
+    "scheduler": "evidence: SAVE_VISIT WAKE_TRIAL / jobs: LEAVE_WORKERS RELEASE REOPEN REQUEUE"
+    " / pauses: HOLD LET_GO"
     " / listings: DECIDED_SINCE",
 }
 

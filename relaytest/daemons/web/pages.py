@@ -1,6 +1,7 @@
 """Routes and pages."""
 
 import asyncio
+import contextlib
 import re
 from datetime import timedelta
 from functools import partial
@@ -26,6 +27,7 @@ from relaytest.core.zone import query_name, zones_of
 from relaytest.daemons import dossier, shipped
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.names import mail_addresses
+from relaytest.daemons.presence import present
 from relaytest.daemons.web.api import Api
 from relaytest.daemons.web.guard import PREFIX, Doorman, Guard, is_api, plainly
 from relaytest.daemons.web.kept import Kept
@@ -36,6 +38,7 @@ from relaytest.daemons.web.status import StatusPage
 from relaytest.net.dns import Resolver
 from relaytest.net.dns_query import ask
 from relaytest.net.http_server import serve_http
+from relaytest.net.service_manager import take
 from relaytest.store import jobs, nominations, pages
 from relaytest.store.database import Database
 
@@ -55,13 +58,17 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
     """
     async with Resolver(config.dns.nameservers, config.dns.timeout) as resolver:
         application = make_application(config, database, resolver)
-        await _serve(config, application, stop)
+        async with serve(config, application), present("web", database, stop):
+            log.info("listening", at=config.web.listen)
+            await stop.wait()
 
 
-async def _serve(config: Config, application: FastAPI, stop: Stop) -> None:
-    async with serve_http(*split_endpoint(config.web.listen), application):
-        log.info("listening", at=config.web.listen)
-        await stop.wait()
+def serve(
+    config: Config, application: FastAPI
+) -> contextlib.AbstractAsyncContextManager[tuple[str, int]]:
+    """Serve on the socket that is held for us, or on one of our own."""
+    place = config.web.listen
+    return serve_http(*split_endpoint(place), application, listening=take([place]).get(place))
 
 
 def make_application(config: Config, database: Database, resolver: Resolver) -> FastAPI:
