@@ -45,7 +45,7 @@ class PostOffice:
             found = await mail.mailbox_of(connection, code[:_MOST_CODE])
         if found is None:
             return self._page("message.html", 404, title="No such link", text="")
-        return self._page("mail.html", mailbox=found[0], code=code, done="")
+        return self._page("mail.html", mailbox=found[0], asked=found[1], code=code, done="")
 
     async def answer(
         self, code: str, wish: Annotated[Literal["confirm", "stop"], Form()]
@@ -53,11 +53,11 @@ class PostOffice:
         """Do it."""
         async with self._database.transaction() as connection:
             found = await mail.mailbox_of(connection, code[:_MOST_CODE])
-            if found is None:
+            if found is None or (wish == "confirm" and not found[1]):
                 return self._page("message.html", 404, title="No such link", text="")
             if wish == "confirm":
                 await mail.confirm(connection, code)
             else:
                 await mail.stop(connection, code)
         done = "The outcome will be sent." if wish == "confirm" else "No more mail will come."
-        return self._page("mail.html", mailbox=found[0], code=code, done=done)
+        return self._page("mail.html", mailbox=found[0], asked=found[1], code=code, done=done)
