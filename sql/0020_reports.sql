@@ -1,4 +1,5 @@
--- Reports of listings to the abuse contacts of networks, and a stop link in every notice.
+-- Reports of listings to the abuse contacts of networks, a stop link in every notice, and one
+-- confirmation a day for the outcomes of all requests.
 
 ALTER TABLE relaytest.mail
     DROP CONSTRAINT mail_kind_check,
@@ -8,6 +9,9 @@ ALTER TABLE relaytest.mail
     ADD COLUMN code text UNIQUE CHECK (length(code) >= 22);     -- of a notice or report, once it has a mailbox
 DROP INDEX relaytest.mail_address;
 CREATE INDEX mail_address ON relaytest.mail (address, kind, created_at) WHERE change IS NOT NULL;
+
+-- Who confirms a mailbox confirms it for all that it is asked about that day.
+CREATE INDEX subscription_mailbox ON relaytest.subscription (lower(mailbox), created_at);
 
 -- What DNS said of the network of an address; '': there is no contact.
 CREATE TABLE relaytest.abuse_contact (

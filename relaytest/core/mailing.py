@@ -33,6 +33,9 @@ class Mail(Section):
 
     smarthost: str = Field("", description="address:port that takes our mail; empty: none is sent")
     sender: str = Field("", description="mailbox in From; bounces and answers go there")
+    outcomes_per_mailbox: int = Field(
+        10, ge=1, description="outcomes of requests to one mailbox in a day"
+    )
     notices: bool = Field(
         default=False, description="one notice to postmaster of each server that is listed"
     )
@@ -143,11 +146,12 @@ class Letter:
         """Ask whether a mailbox wants to hear the outcome of a test."""
         text = f"""\
 Somebody asked the list {self.zone} to test the mail server {address} again,
-and to write the outcome to this mailbox. If that was you, confirm it here:
+and to write the outcome to this mailbox. If that was you, confirm it here, for
+all that you ask for today:
 
     {self.url}/mail/{slip.code}
 
-If it was not, do nothing: no more mail comes. On the same page you can say
+If it was not you, do nothing: no more mail comes. On the same page you can say
 that you want no mail from us at all.
 """
         return self._made(slip, f"Confirm: outcome of the test of {address}", text)

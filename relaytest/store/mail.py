@@ -12,11 +12,13 @@ from relaytest.core.arf import Returned
 from relaytest.core.target import Address
 from relaytest.store.database import Connection
 
+# Whoever has said today that he wants outcomes is not asked again.
 SUBSCRIBE = """
-    INSERT INTO relaytest.subscription (job, mailbox, code)
-    SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT FROM relaytest.unwanted
-                                         WHERE mailbox = lower($2::text))
-    ON CONFLICT ON CONSTRAINT subscribed_once DO NOTHING RETURNING id
+    INSERT INTO relaytest.subscription (job, mailbox, code, confirmed_at)
+    SELECT $1, $2, $3, (SELECT max(confirmed_at) FROM relaytest.subscription
+                         WHERE lower(mailbox) = lower($2) AND confirmed_at > now() - interval '1 d')
+     WHERE NOT EXISTS (SELECT FROM relaytest.unwanted WHERE mailbox = lower($2::text))
+    ON CONFLICT ON CONSTRAINT subscribed_once DO NOTHING RETURNING id, confirmed_at
 """
 ASK = """
     INSERT INTO relaytest.mail (kind, mailbox, subscription, address, port)
@@ -27,8 +29,10 @@ FIND = """
     UNION ALL SELECT mailbox, false FROM relaytest.mail WHERE code = $1
 """
 CONFIRM = """
-    UPDATE relaytest.subscription SET confirmed_at = coalesce(confirmed_at, now())
-     WHERE code = $1 RETURNING job
+    UPDATE relaytest.subscription AS s SET confirmed_at = coalesce(s.confirmed_at, now())
+      FROM relaytest.subscription AS link
+     WHERE link.code = $1 AND lower(s.mailbox) = lower(link.mailbox)
+       AND s.created_at > link.created_at - interval '1 d'
 """
 STOP = """
     INSERT INTO relaytest.unwanted (mailbox)
@@ -136,13 +140,22 @@ class Task:
     code: str
 
 
-async def subscribe(
-    connection: Connection, job: int, mailbox: str, code: str, target: tuple[Address, int]
+async def subscribe(connection: Connection, job: int, mailbox: str, code: str) -> int | None:
+    """Note that a mailbox may want the outcome of a request.
+
+    Returns:
+        The subscription if the mailbox has to be asked; None if it said so today, is noted
+        already, or wants no mail of ours.
+    """
+    row = await connection.fetchrow(SUBSCRIBE, job, mailbox, code)
+    return row["id"] if row and row["confirmed_at"] is None else None
+
+
+async def ask(
+    connection: Connection, subscription: int, mailbox: str, target: tuple[Address, int]
 ) -> None:
-    """Ask a mailbox whether it wants the outcome of a request; not if it wants no mail of ours."""
-    number = await connection.fetchval(SUBSCRIBE, job, mailbox, code)
-    if number is not None:
-        await connection.execute(ASK, mailbox, number, *target)
+    """Ask a mailbox whether it wants outcomes."""
+    await connection.execute(ASK, mailbox, subscription, *target)
 
 
 async def mailbox_of(connection: Connection, code: str) -> tuple[str, bool] | None:
@@ -151,10 +164,9 @@ async def mailbox_of(connection: Connection, code: str) -> tuple[str, bool] | No
     return (row["mailbox"], row["asked"]) if row else None
 
 
-async def confirm(connection: Connection, code: str) -> int | None:
-    """Note that a mailbox wants the outcome; return the request, None if there is no such link."""
-    job: int | None = await connection.fetchval(CONFIRM, code)
-    return job
+async def confirm(connection: Connection, code: str) -> None:
+    """Note that the mailbox of a link wants the outcomes of that day."""
+    await connection.execute(CONFIRM, code)
 
 
 async def stop(connection: Connection, code: str) -> None:

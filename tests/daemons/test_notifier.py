@@ -162,13 +162,52 @@ async def test_who_wants_no_mail_gets_none_any_more(site, notifier, smarthost, c
     assert len(smarthost.messages) == 1
 
 
-async def test_one_mailbox_is_asked_once_a_day(site, notifier, smarthost, connection):
+async def test_one_mailbox_is_asked_once_a_day_for_all_its_requests(
+    site, notifier, smarthost, connection
+):
     await asked(site, connection)
     await put_on(connection, "192.0.2.2", number=2)
     await site.post("/removal", {"address": "192.0.2.2", "mailbox": ANN})
     await notifier.tell()
     assert len(smarthost.messages) == 1
     assert len(await jobs_of(connection)) == 2  # the tests do not wait for that
+    await site.post(await link(smarthost), {"wish": "confirm"})
+    await put_on(connection, "192.0.2.3", number=3)
+    await site.post("/removal", {"address": "192.0.2.3", "mailbox": ANN.title()})
+    confirmed = "SELECT count(*) FROM relaytest.subscription WHERE confirmed_at IS NOT NULL"
+    assert await connection.fetchval(confirmed) == 3
+    await notifier.tell()
+    assert len(smarthost.messages) == 1
+
+
+async def test_what_was_asked_for_on_another_day_is_not_confirmed(
+    site, notifier, smarthost, connection
+):
+    await asked(site, connection)
+    await connection.execute(
+        "UPDATE relaytest.subscription SET created_at = now() - interval '2 d'"
+    )
+    await connection.execute("DELETE FROM relaytest.allowance")
+    await put_on(connection, "192.0.2.2", number=2)
+    await site.post("/removal", {"address": "192.0.2.2", "mailbox": ANN})
+    for _ in range(2):
+        await notifier.tell()
+    assert len(smarthost.messages) == 2
+    await site.post(await link(smarthost), {"wish": "confirm"})
+    row = "SELECT confirmed_at IS NOT NULL FROM relaytest.subscription ORDER BY id"
+    assert [one[0] for one in await connection.fetch(row)] == [False, True]
+
+
+async def test_a_mailbox_gets_so_many_outcomes_a_day_and_no_more(
+    database, tmp_path, smarthost, connection
+):
+    wanted = sections(smarthost.place, outcomes_per_mailbox=1)
+    async with serving(database, tmp_path, **wanted) as site:
+        await asked(site, connection)
+        await put_on(connection, "192.0.2.2", number=2)
+        page = await site.post("/removal", {"address": "192.0.2.2", "mailbox": ANN, "way": "later"})
+    assert page.status == 303
+    assert await connection.fetchval("SELECT count(*) FROM relaytest.subscription") == 1
 
 
 @pytest.mark.parametrize("mailbox", ["x", "a@b.example\r\nBcc: c@d.example", "a@b"])
