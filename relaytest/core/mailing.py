@@ -15,7 +15,7 @@ from email.utils import format_datetime
 from pydantic import Field, field_validator
 
 from relaytest.core.errors import RelaytestError
-from relaytest.core.fields import Section
+from relaytest.core.fields import HostName, Section
 from relaytest.core.target import Address, literal
 from relaytest.core.token import mask
 from relaytest.core.values import parse_endpoint, parse_host_name
@@ -33,8 +33,21 @@ class Mail(Section):
 
     smarthost: str = Field("", description="address:port that takes our mail; empty: none is sent")
     sender: str = Field("", description="mailbox in From; bounces and answers go there")
+    outcomes_per_mailbox: int = Field(
+        10, ge=1, description="outcomes of requests to one mailbox in a day"
+    )
     notices: bool = Field(
         default=False, description="one notice to postmaster of each server that is listed"
+    )
+    abuse_contacts: bool = Field(
+        default=False, description="one report (ARF) to the abuse contact of its network, too"
+    )
+    contact_zone: HostName = Field(
+        "abuse-contacts.abusix.zone",
+        description="DNS zone that has abuse contacts as TXT of the reversed address",
+    )
+    reports_per_contact: int = Field(
+        10, ge=1, description="reports to one abuse contact in a day; the others come later"
     )
 
     @field_validator("smarthost")
@@ -80,87 +93,20 @@ def postmaster_of(address: Address) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """What mails have in common.
+class Slip:
+    """What one mail has of its own.
 
     Attributes:
-        sender: In From.
-        url: Of the public pages, without a slash at its end.
-        zone: Name of the list.
-        ehlo_name: For the Message-ID.
+        number: For the Message-ID.
+        to: Mailbox.
+        code: Of the page where the mailbox can say that it wants no more.
+        now: For the Date field.
     """
 
-    sender: str
-    url: str
-    zone: str
-    ehlo_name: str
-
-    def confirm(self, number: int, to: str, address: Address, code: str, now: datetime) -> bytes:
-        """Ask whether a mailbox wants to hear the outcome of a test."""
-        text = f"""\
-Somebody asked the list {self.zone} to test the mail server {address} again,
-and to write the outcome to this mailbox. If that was you, confirm it here:
-
-    {self.url}/mail/{code}
-
-If it was not, do nothing: no more mail comes. On the same page you can say
-that you want no mail from us at all.
-"""
-        return self._made(number, to, f"Confirm: outcome of the test of {address}", text, now)
-
-    def outcome(self, number: int, to: str, told: "Outcome", code: str, now: datetime) -> bytes:
-        """Tell what came of a requested test."""
-        state = "is on" if told.listed else "is not on"
-        text = f"""\
-The mail server {told.address} (port {told.port}) was tested again at your request.
-
-Verdict: {told.verdict}
-{_printable(told.explanation)}
-
-It {state} the list {self.zone} now.
-
-The evidence:      {self.url}/evidence/{told.trial}
-All about it:      {self.url}/lookup/{told.address}
-How to close it:   {self.url}/fix/{told.address}
-
-No mail from us any more: {self.url}/mail/{code}
-"""
-        return self._made(number, to, f"{told.address}: {told.verdict}", text, now)
-
-    def notice(self, number: int, to: str, told: "Outcome", now: datetime) -> bytes:
-        """Tell the postmaster of a server that it is listed, and what to do."""
-        text = f"""\
-Your mail server {told.address} (port {told.port}) passes on mail between strangers
-("open relay") and is therefore on the list {self.zone}. We do not call you a
-spammer: such servers are used by others.
-
-{_printable(told.explanation)}
-
-Our message that came back, and all that was said:
-    {self.url}/evidence/{told.trial}
-What to set in your software:
-    {self.url}/fix/{told.address}
-When it is closed, ask for a new test; it is free, and takes it off the list:
-    {self.url}/lookup/{told.address}
-
-This is the only notice for this listing.
-"""
-        return self._made(
-            number, to, f"Your mail server {told.address} is an open relay", text, now
-        )
-
-    def _made(self, number: int, to: str, subject: str, text: str, now: datetime) -> bytes:
-        message = EmailMessage(policy=SMTP)
-        local, _, domain = self.sender.rpartition("@")
-        message["From"] = Mailbox(f"{self.zone} list", local, domain)
-        message["To"] = to
-        message["Subject"] = subject
-        message["Date"] = format_datetime(now)
-        message["Message-ID"] = f"<mail-{number}@{self.ehlo_name}>"
-        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody shall answer by program
-        message["X-Auto-Response-Suppress"] = "All"
-        message.set_content(text, cte="7bit")
-        return message.as_bytes()
+    number: int
+    to: str
+    code: str
+    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +126,97 @@ class Outcome:
     listed: bool
 
 
-def _printable(text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What mails have in common.
+
+    Attributes:
+        sender: In From.
+        url: Of the public pages, without a slash at its end.
+        zone: Name of the list.
+        ehlo_name: For the Message-ID.
+    """
+
+    sender: str
+    url: str
+    zone: str
+    ehlo_name: str
+
+    def confirm(self, slip: Slip, address: Address) -> bytes:
+        """Ask whether a mailbox wants to hear the outcome of a test."""
+        text = f"""\
+Somebody asked the list {self.zone} to test the mail server {address} again,
+and to write the outcome to this mailbox. If that was you, confirm it here, for
+all that you ask for today:
+
+    {self.url}/mail/{slip.code}
+
+If it was not you, do nothing: no more mail comes. On the same page you can say
+that you want no mail from us at all.
+"""
+        return self._made(slip, f"Confirm: outcome of the test of {address}", text)
+
+    def outcome(self, slip: Slip, told: Outcome) -> bytes:
+        """Tell what came of a requested test."""
+        state = "is on" if told.listed else "is not on"
+        text = f"""\
+The mail server {told.address} (port {told.port}) was tested again at your request.
+
+Verdict: {told.verdict}
+{printable(told.explanation)}
+
+It {state} the list {self.zone} now.
+
+The evidence:      {self.url}/evidence/{told.trial}
+All about it:      {self.url}/lookup/{told.address}
+How to close it:   {self.url}/fix/{told.address}
+
+No mail from us any more: {self.url}/mail/{slip.code}
+"""
+        return self._made(slip, f"{told.address}: {told.verdict}", text)
+
+    def notice(self, slip: Slip, told: Outcome) -> bytes:
+        """Tell the postmaster of a server that it is listed, and what to do."""
+        text = f"""\
+Your mail server {told.address} (port {told.port}) passes on mail between strangers
+("open relay") and is therefore on the list {self.zone}. We do not call you a
+spammer: such servers are used by others.
+
+{printable(told.explanation)}
+
+Our message that came back, and all that was said:
+    {self.url}/evidence/{told.trial}
+What to set in your software:
+    {self.url}/fix/{told.address}
+When it is closed, ask for a new test; it is free, and takes it off the list:
+    {self.url}/lookup/{told.address}
+
+This is the only notice for this listing. No mail from us any more:
+    {self.url}/mail/{slip.code}
+"""
+        return self._made(slip, f"Your mail server {told.address} is an open relay", text)
+
+    def _made(self, slip: Slip, subject: str, text: str) -> bytes:
+        message = self.headed(slip, subject)
+        message.set_content(text, cte="7bit")
+        return message.as_bytes()
+
+    def headed(self, slip: Slip, subject: str) -> EmailMessage:
+        """Return a message that has all but its content."""
+        message = EmailMessage(policy=SMTP)
+        local, _, domain = self.sender.rpartition("@")
+        message["From"] = Mailbox(f"{self.zone} list", local, domain)
+        message["To"] = slip.to
+        message["Subject"] = subject
+        message["Date"] = format_datetime(slip.now)
+        message["Message-ID"] = f"<mail-{slip.number}@{self.ehlo_name}>"
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody shall answer by program
+        message["X-Auto-Response-Suppress"] = "All"
+        message["List-Unsubscribe"] = f"<{self.url}/mail/{slip.code}>"  # RFC 2369
+        return message
+
+
+def printable(text: str) -> str:
     """Return printable ASCII in lines that every server takes, without our tokens."""
     plain = "".join(c if " " <= c <= "~" else "?" for c in mask(text))[:2000]
     return "\n".join(re.findall(r"\S.{0,74}(?=\s|$)|\S{1,75}", plain)) or "-"

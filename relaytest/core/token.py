@@ -97,6 +97,11 @@ def mask(text: str) -> str:
     return _ANYWHERE.sub("(token)", text)
 
 
+def mask_octets(octets: bytes) -> bytes:
+    """Hide what may be a token, and change no other octet."""
+    return mask(octets.decode("latin-1")).encode("latin-1")
+
+
 def _letters(octets: bytes) -> str:
     """Base32 of 16 octets (RFC 4648 section 6) in lower case; the library's is ten times slower."""
     value = int.from_bytes(octets, "big") << 2

@@ -1,11 +1,12 @@
 """The public pages: their section of the configuration, and who is asking."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from ipaddress import ip_network
 
 from pydantic import Field
 
-from relaytest.core.fields import Endpoint, NetworkField, Section
+from relaytest.core.fields import Duration, Endpoint, NetworkField, Section
 from relaytest.core.target import Address, Network, parse_address
 
 _MOST_HOPS = 20  # addresses of one X-Forwarded-For that are looked at
@@ -26,7 +27,12 @@ class Web(Section):
     client_requests: int = Field(
         20, ge=1, description="removal requests and name look-ups of one /32 or /64 in an hour"
     )
-    requests: int = Field(5000, ge=1, description="likewise, of all in an hour")
+    target_requests: int = Field(10, ge=1, description="removal requests for one server in an hour")
+    requests: int = Field(5000, ge=1, description="removal requests and name look-ups in an hour")
+    unsolved_delay: Duration = Field(
+        timedelta(minutes=10),
+        description="until the test begins, if limits are near and no puzzle was solved",
+    )
 
 
 def client_of(peer: str, forwarded: str, proxies: Iterable[Network]) -> Address | None:

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Mapping
 
 from relaytest.core.probe import Form
-from relaytest.core.token import mask
+from relaytest.core.token import mask_octets
 from relaytest.store.pages import TrialEvidence
 
 _MOST = 32 << 20  # octets of one archive before it is packed
@@ -27,7 +27,7 @@ def files_of(
         forms: By number.
         masked: Without our tokens.
     """
-    show = _masked if masked else bytes
+    show = mask_octets if masked else bytes
     files: dict[str, bytes] = {}
     index = [_about(evidence, masked=masked)]
     for number, (session, transcript) in enumerate(evidence.sessions, 1):
@@ -71,10 +71,6 @@ def _about(evidence: TrialEvidence, *, masked: bool) -> str:
         "In the sessions C: is what we said, S: what the server said, with seconds in front.\n"
         + ("Our token mailboxes are masked as (token).\n\n" if masked else "\n")
     )
-
-
-def _masked(octets: bytes) -> bytes:
-    return mask(octets.decode("latin-1")).encode("latin-1")
 
 
 def _bounded(files: dict[str, bytes]) -> dict[str, bytes]:

@@ -63,15 +63,26 @@ class Resolver:
 
     async def addresses(self, name: str) -> list[str] | None:
         """Return the A records of a name, sorted; empty if it has none; None: no answer."""
+        found = await self._data(name, "A", "addr")
+        return None if found is None else sorted(one for one in found if isinstance(one, str))
+
+    async def texts(self, name: str) -> list[str] | None:
+        """Return the TXT records of a name; empty if it has none; None: no answer."""
+        found = await self._data(name, "TXT", "data")
+        if found is None:
+            return None
+        return [one.decode("latin-1") for one in found if isinstance(one, bytes)]
+
+    async def _data(self, name: str, kind: str, field: str) -> list[object] | None:
+        """Return a field of each record of an answer; None: no answer."""
         try:
             async with self._gate, asyncio.timeout(self._longest):
-                answer = await self._resolver.query_dns(name, "A")
+                answer = await self._resolver.query_dns(name, kind)
         except aiodns.error.DNSError as error:
             return [] if error.args[0] in {_NO_NAME, _NO_DATA} else None
         except TimeoutError:
             return None
-        found = (getattr(record.data, "addr", None) for record in answer.answer)
-        return sorted(address for address in found if isinstance(address, str))
+        return [getattr(record.data, field, None) for record in answer.answer]
 
     async def mail_hosts(self, name: str) -> list[MailHost] | None:
         """Return the hosts that take mail for a name, the preferred first; None: no answer.

@@ -1,10 +1,12 @@
 """How often somebody may ask for something (sql/0013_public.sql)."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from relaytest.store.database import Connection
 
 USE = "SELECT relaytest.use_allowance($1, $2, $3)"
+USED = "SELECT key, used FROM relaytest.allowance WHERE key = ANY ($1::text[]) AND ends_at > now()"
 FORGET = "DELETE FROM relaytest.allowance WHERE ends_at < now()"
 
 
@@ -22,6 +24,11 @@ async def use(connection: Connection, key: str, most: int, window: timedelta) ->
     """
     until: datetime | None = await connection.fetchval(USE, key, most, window)
     return until
+
+
+async def used(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+    """Return how much of each was used in its window; those of which nothing was are missing."""
+    return {row["key"]: row["used"] for row in await connection.fetch(USED, keys)}
 
 
 async def forget(connection: Connection) -> None:

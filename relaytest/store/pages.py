@@ -54,6 +54,9 @@ RECEIPTS = """
 LISTED = """
     SELECT DISTINCT address FROM relaytest.listing_current WHERE address = ANY ($1::inet[])
 """
+LISTED_PORTS = """
+    SELECT port FROM relaytest.listing_current WHERE address = $1 AND port > 0 ORDER BY port
+"""
 COUNTS = """
     SELECT (SELECT count(DISTINCT address) FROM relaytest.listing_current) AS listed,
            (SELECT count(*) FROM relaytest.job) AS jobs,
@@ -169,6 +172,11 @@ def _transcript(session: asyncpg.Record) -> Transcript:
 async def listed(connection: Connection, addresses: Sequence[Address]) -> set[Address]:
     """Return those of the addresses that are listed now."""
     return {row["address"] for row in await connection.fetch(LISTED, addresses)}
+
+
+async def listed_ports(connection: Connection, address: Address) -> list[int]:
+    """Return the ports of an address that are listed now; the exit of a relay has none."""
+    return [row["port"] for row in await connection.fetch(LISTED_PORTS, address)]
 
 
 async def counts(connection: Connection) -> asyncpg.Record:

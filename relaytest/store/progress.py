@@ -11,7 +11,7 @@ from relaytest.store import pages
 from relaytest.store.database import Connection
 
 JOB = """
-    SELECT address, port, reason::text, run_at, leased, again, trial, attempt
+    SELECT address, port, reason::text, run_at, run_at > now() AS early, leased, trial
       FROM relaytest.job WHERE id = $1
 """
 AHEAD = """
@@ -56,6 +56,7 @@ class Progress:
             waiting (for mail to come back, or for the judge); done.
         ahead: Jobs that come before it, of at most a thousand that are counted.
         due_at: Of the next visit, if there will be one.
+        early: That is yet to come.
         trial: Its number, once it began.
         forms: That are asked; known after the first visit, and so are the following.
         answered: Forms to which the server answered.
@@ -72,6 +73,7 @@ class Progress:
     stage: Stage
     ahead: int
     due_at: datetime | None
+    early: bool
     trial: int | None
     visits: int
     forms: int
@@ -105,6 +107,7 @@ async def progress_of(connection: Connection, job: int) -> Progress | None:
         stage,
         ahead=await connection.fetchval(AHEAD, job) if stage == "queued" else 0,
         due_at=row["run_at"] if row is not None and not row["leased"] else None,
+        early=row is not None and not row["leased"] and row["early"],
         trial=trial["id"] if trial else None,
         visits=trial["visits"] if trial else 0,
         forms=trial["forms"] if trial else 0,

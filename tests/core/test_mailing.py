@@ -14,6 +14,7 @@ from relaytest.core.mailing import (
     Mail,
     NotAMailboxError,
     Outcome,
+    Slip,
     parse_mailbox,
     postmaster_of,
 )
@@ -71,6 +72,10 @@ def test_whatever_is_taken_is_one_word_without_controls(text):
     assert mailbox.count("@") == 1
 
 
+def slip(to="a@b.example") -> Slip:
+    return Slip(3, to, "code-1", NOW)
+
+
 def read(octets: bytes):
     assert max(map(len, octets.split(b"\r\n"))) <= 998
     assert b"\n" not in octets.replace(b"\r\n", b"")
@@ -78,7 +83,7 @@ def read(octets: bytes):
 
 
 def test_a_confirmation_says_what_it_is_for():
-    message = read(LETTER.confirm(3, "a@b.example", ADDRESS, "code-1", NOW))
+    message = read(LETTER.confirm(slip(), ADDRESS))
     assert (message["To"], message["Auto-Submitted"]) == ("a@b.example", "auto-generated")
     assert "list@relays.example" in message["From"]
     assert message["Message-ID"] == "<mail-3@mx.example>"
@@ -88,8 +93,7 @@ def test_a_confirmation_says_what_it_is_for():
 
 @pytest.mark.parametrize(("listed", "said"), [(True, "It is on"), (False, "It is not on")])
 def test_an_outcome_has_verdict_state_and_links(listed, said):
-    told = outcome(listed=listed)
-    text = read(LETTER.outcome(3, "a@b.example", told, "code-1", NOW)).get_content()
+    text = read(LETTER.outcome(slip(), outcome(listed=listed))).get_content()
     for part in (said, "Verdict: open", "/evidence/7", "/fix/192.0.2.1", "/mail/code-1"):
         assert part in text
 
@@ -97,19 +101,31 @@ def test_an_outcome_has_verdict_state_and_links(listed, said):
 def test_a_notice_goes_to_the_postmaster_and_calls_nobody_a_spammer():
     to = postmaster_of(ip_address("2001:db8::1"))
     assert to == "postmaster@[IPv6:2001:db8::1]"
-    text = read(LETTER.notice(3, to, outcome(), NOW)).get_content()
+    text = read(LETTER.notice(slip(to), outcome())).get_content()
     assert "We do not call you a spammer" in " ".join(text.split())
     assert "https://relays.example/lookup/192.0.2.1" in text
 
 
+def test_every_mail_has_a_link_to_stop_them():
+    for octets in (
+        LETTER.confirm(slip(), ADDRESS),
+        LETTER.outcome(slip(), outcome()),
+        LETTER.notice(slip("postmaster@[192.0.2.1]"), outcome()),
+    ):
+        message = read(octets)
+        assert message["List-Unsubscribe"] == "<https://relays.example/mail/code-1>"
+        assert "https://relays.example/mail/code-1\r\n" in message.get_content()
+
+
 @given(st.text(max_size=500))
 def test_what_a_server_said_makes_no_line_of_ours_and_shows_no_token(said):
-    octets = LETTER.outcome(3, "a@b.example", outcome(f"{said} {TOKEN} {said}"), "c", NOW)
+    octets = LETTER.outcome(slip(), outcome(f"{said} {TOKEN} {said}"))
     message = read(octets)
     assert TOKEN not in octets.decode("ascii")
     assert set(message.keys()) == {
         *("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version"),
         *("X-Auto-Response-Suppress", "Content-Type", "Content-Transfer-Encoding"),
+        "List-Unsubscribe",
     }
 
 

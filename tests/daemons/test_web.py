@@ -853,6 +853,17 @@ async def test_one_network_asks_so_often_and_no_more(database, connection, tmp_p
     assert await connection.fetchval("SELECT requests FROM relaytest.job") == 3
 
 
+async def test_one_server_is_asked_for_so_often_and_no_more(database, connection, tmp_path):
+    await put_on(connection)
+    await put_on(connection, B, number=2)
+    async with serving(database, tmp_path, web={"target_requests": 1}) as site:
+        assert (await site.post("/removal", {"address": A})).status == 303
+        page = await site.post("/removal", {"address": A})
+        assert page.status == 429
+        assert "too many requests for this server" in page.words
+        assert (await site.post("/removal", {"address": B})).status == 303
+
+
 async def test_all_together_ask_so_often_and_no_more(database, connection, tmp_path):
     await put_on(connection)
     async with serving(database, tmp_path, web={"requests": 1}) as site:

@@ -128,6 +128,34 @@ async def test_the_keyboard_is_enough(lab, browser, tmp_path):
         await context.close()
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["script", "no-script"])
+async def test_in_a_busy_hour_the_browser_computes_or_the_test_waits(
+    lab, browser, tmp_path, scripts
+):
+    with relay(lab, tmp_path / "postfix") as target:
+        await lab.insert(target.address, target.port)
+        await lab.verdict(target.address, "open")
+        await lab.idle()
+        await lab.connection.execute(
+            "INSERT INTO relaytest.allowance VALUES ('removal', 4000, now() + interval '1 hour')"
+        )
+        context, page = await opened(browser, lab, java_script_enabled=scripts)
+        broken: list[str] = []
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.on("console", lambda said: broken.append(said.text) if said.type == "error" else None)
+        await page.goto(f"/lookup/{target.address}")
+        await page.get_by_role("button", name="Test it again").click()
+        if scripts:
+            await says(page, "The server still relays, so it stays on the list.")
+        else:
+            await says(page, "One more step")
+            assert await page.locator("#computing").is_hidden()
+            await page.get_by_role("button", name=f"Test {target.address} in").click()
+            await says(page, "The test begins at")
+        assert broken == []
+        await context.close()
+
+
 async def test_every_page_fits_a_narrow_screen_and_is_accessible(lab, browser, tmp_path):
     with relay(lab, tmp_path / "postfix") as target:
         await lab.insert(target.address, target.port)

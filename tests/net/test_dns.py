@@ -137,6 +137,38 @@ async def test_a_server_on_ipv6_is_asked():
         pytest.skip(f"no ::1 here: {error}")
 
 
+# --- texts
+
+
+async def texts(server: str, name=NAME, longest=SECOND) -> list[str] | None:
+    async with Resolver([server], longest) as resolver:
+        return await resolver.texts(name)
+
+
+async def test_texts_come_whole_and_as_they_are():
+    zone = Zone((NAME, "TXT", '"abuse@a.example" ",b@c.example"'), (NAME, "TXT", '"\\228 \\000"'))
+    async with zone.serve() as server:
+        assert sorted(await texts(server)) == ["abuse@a.example,b@c.example", "\xe4 \0"]
+
+
+async def test_a_name_without_texts_has_none():
+    async with Zone((NAME, "A", "127.0.0.2"), rcode=dns.rcode.NOERROR).serve() as server:
+        assert await texts(server) == []
+    async with Zone().serve() as server:
+        assert await texts(server) == []
+
+
+async def test_a_server_that_fails_has_said_nothing_of_texts():
+    async with Zone(rcode=dns.rcode.SERVFAIL).serve() as server:
+        assert await texts(server) is None
+
+
+@pytest.mark.parametrize("octets", BABBLE.values(), ids=BABBLE)
+async def test_a_server_that_babbles_has_said_nothing_of_texts(octets):
+    async with saying(octets) as server, asyncio.timeout(20):
+        assert await texts(server, longest=SHORT) is None
+
+
 # --- pointer
 
 

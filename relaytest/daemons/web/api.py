@@ -197,9 +197,11 @@ class Api:
             found = None
             if scheme.lower() == "bearer":
                 found = await store.allowed(connection, token.strip().encode("latin-1", "replace"))
-            wait = 0 if found else await self._doorman.admit(connection, request, "token")
-        if wait:
-            raise HTTPException(429, "too many wrong tokens", {"Retry-After": str(wait)})
+            tries = self._doorman.limits(request, "token")
+            often = None if found else await self._doorman.admit(connection, tries)
+        if often:
+            headers = {"Retry-After": str(often.seconds)}
+            raise HTTPException(429, "too many wrong tokens", headers)
         if found is None:
             raise HTTPException(
                 401, "a token is wanted: Authorization: Bearer ...", {"WWW-Authenticate": "Bearer"}

@@ -1,6 +1,7 @@
 """What holds for every request: its bounds, its answer's headers, and how often it may come."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
 
@@ -123,6 +124,33 @@ def _longest_body(path: str) -> int:
     return _LONGEST_JSON if path.startswith("/api/") else _LONGEST_BODY
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How often something may be asked for in an hour.
+
+    Attributes:
+        key: Of the allowance in the database.
+        whose: It is, as the end of "there were too many requests ...".
+    """
+
+    key: str
+    most: int
+    whose: str
+
+
+@dataclass(frozen=True, slots=True)
+class TooOften:
+    """A request beyond a limit.
+
+    Attributes:
+        seconds: Until it may come again.
+        whose: See Limit.
+    """
+
+    seconds: int
+    whose: str
+
+
 class Doorman:
     """Knows who asks, and how often he did."""
 
@@ -135,15 +163,25 @@ class Doorman:
         forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
         return client_of(peer, forwarded, self._web.proxies)
 
-    async def admit(self, connection: Connection, request: Request, what: str) -> int:
-        """Count a request that costs something; return 0, or the seconds until he may come back."""
+    def limits(self, request: Request, what: str) -> list[Limit]:
+        """Return those of who asks, and those of all together."""
         client = one_client(self.client(request))
-        for key, most in (
-            (f"{what} {client}", self._web.client_requests),
-            (what, self._web.requests),
-        ):
-            until = await allowances.use(connection, key, most, _WINDOW)
+        return [
+            Limit(f"{what} {client}", self._web.client_requests, "from your network"),
+            Limit(what, self._web.requests, "in all"),
+        ]
+
+    async def admit(self, connection: Connection, limits: Sequence[Limit]) -> TooOften | None:
+        """Count a request that costs something; return None, or that it comes too often."""
+        for limit in limits:
+            until = await allowances.use(connection, limit.key, limit.most, _WINDOW)
             if until is not None:
-                log.info("asks too often", client=client, what=what)
-                return max(1, ceil((until - utcnow()).total_seconds()))
-        return 0
+                log.info("asked too often", limit=limit.key)
+                return TooOften(max(1, ceil((until - utcnow()).total_seconds())), limit.whose)
+        return None
+
+
+async def share_used(connection: Connection, limits: Sequence[Limit]) -> float:
+    """Return how much of the limit that is nearest to its end is used; 1 and more: all of it."""
+    used = await allowances.used(connection, [limit.key for limit in limits])
+    return max((used.get(limit.key, 0) / limit.most for limit in limits), default=0)

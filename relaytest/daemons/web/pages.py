@@ -6,10 +6,9 @@ import re
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
-from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, FastAPI, Form, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
@@ -17,8 +16,6 @@ from starlette.exceptions import HTTPException
 from relaytest import __version__
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
-from relaytest.core.errors import RefusedRequestError
-from relaytest.core.mailing import NotAMailboxError, parse_mailbox
 from relaytest.core.received import way_back
 from relaytest.core.redaction import public_view
 from relaytest.core.target import Address, parse_address
@@ -33,13 +30,14 @@ from relaytest.daemons.web.guard import PREFIX, Doorman, Guard, is_api, plainly
 from relaytest.daemons.web.kept import Kept
 from relaytest.daemons.web.post_office import PostOffice
 from relaytest.daemons.web.progress import ProgressPages
+from relaytest.daemons.web.removal import RemovalPages
 from relaytest.daemons.web.render import Renderer
 from relaytest.daemons.web.status import StatusPage
 from relaytest.net.dns import Resolver
 from relaytest.net.dns_query import ask
 from relaytest.net.http_server import serve_http
 from relaytest.net.service_manager import take
-from relaytest.store import jobs, nominations, pages
+from relaytest.store import nominations, pages
 from relaytest.store.database import Database
 
 _MOST_ID = 1 << 40
@@ -107,6 +105,7 @@ class Site:
         self._page = renderer.page
         self._doorman = Doorman(config)
         self._post = PostOffice(config, database, renderer)
+        self._removal = RemovalPages(config, database, renderer, self._post, self._lookup)
         self._counts = Kept(self._count, _FRESH)
         self._forms = shipped.battery_of(config).by_number()
         self._asked = shipped.battery_of(config).up_to(config.tier)
@@ -129,9 +128,8 @@ class Site:
         page("/fix/{address:path}")(self.fix)
         for name in _TEXTS:
             page(f"/{name}")(partial(self.text, f"{name}.html"))
-        page("/removal")(self.removal_form)
-        router.post("/removal")(self.removal)
         self._post.add_to(router)
+        self._removal.add_to(router)
 
     async def home(self, request: Request) -> HTMLResponse:
         """One field, how things are with the visitor's own address, and how much is listed."""
@@ -146,7 +144,7 @@ class Site:
         try:
             return self._renderer.file(name)
         except KeyError:
-            return self._page("message.html", 404, title="No such page", text="")
+            return self._renderer.message(404, "No such page")
 
     async def text(self, template: str) -> HTMLResponse:
         """One of the pages that hold no more than the configuration and our word."""
@@ -160,15 +158,16 @@ class Site:
             try:
                 name = parse_host_name(address.strip())
             except ValueError:
-                return self._not_an_address(address)
+                return self._renderer.not_an_address(address)
         return await self._find_name(request, name)
 
     async def _find_name(self, request: Request, name: str) -> Response:
         """Show the addresses that take mail for a name."""
         async with self._database.transaction() as connection:
-            wait = await self._doorman.admit(connection, request, "name")
-        if wait:
-            return self._too_often(wait)
+            limits = self._doorman.limits(request, "name")
+            often = await self._doorman.admit(connection, limits)
+        if often:
+            return self._renderer.too_often(often)
         answer = await mail_addresses(self._resolver, name)
         async with self._database.transaction() as connection:
             listed = await pages.listed(connection, list(answer.found))
@@ -181,7 +180,7 @@ class Site:
         try:
             parsed = parse_address(address)
         except ValueError:
-            return self._not_an_address(address)
+            return self._renderer.not_an_address(address)
         return await self._lookup(parsed)
 
     async def _lookup(self, address: Address, message: str = "", status: int = 200) -> HTMLResponse:
@@ -212,7 +211,7 @@ class Site:
         """Transcripts and returned messages of one trial, with what decides marked."""
         found = await self._evidence(trial)
         if found is None:
-            return self._page("message.html", 404, title="No such evidence", text="")
+            return self._renderer.message(404, "No such evidence")
         ours = {ip_address(row["source"]) for row, _ in found.sessions if row["source"]}
         target = found.trial["address"]
         ways = {
@@ -239,7 +238,7 @@ class Site:
         """The same as one file."""
         found = await self._evidence(trial)
         if found is None:
-            return self._page("message.html", 404, title="No such evidence", text="")
+            return self._renderer.message(404, "No such evidence")
         files = dossier.files_of(found, self._forms)
         name = f"evidence-{trial}"
         packed = await asyncio.to_thread(dossier.archive, files, name)
@@ -255,7 +254,7 @@ class Site:
             if 0 < number < _MOST_ID:
                 row = await nominations.sample(connection, number)
         if row is None or not row["public"]:
-            return self._page("message.html", 404, title="No such sample", text="")
+            return self._renderer.message(404, "No such sample")
         response = self._page("sample.html", row=row, view=public_view(row["sample"], row["key"]))
         response.headers["X-Robots-Tag"] = "noindex"
         return response
@@ -269,7 +268,7 @@ class Site:
         try:
             parsed = parse_address(address)
         except ValueError:
-            return self._not_an_address(address)
+            return self._renderer.not_an_address(address)
         async with self._database.transaction() as connection:
             verdict = (await pages.standing_of(connection, parsed)).decisive
             said = await pages.said_in(connection, verdict["trial"]) if verdict else ""
@@ -284,58 +283,13 @@ class Site:
             holes=advice.holes_of(relayed) if relayed else (),
         )
 
-    async def removal_form(self) -> HTMLResponse:
-        """The form for whoever did not come by way of the address's page."""
-        return self._page("removal.html", mail=self._post.possible)
-
-    async def removal(
-        self,
-        request: Request,
-        address: Annotated[str, Form(max_length=60)],
-        port: Annotated[int, Form()] = 0,
-        mailbox: Annotated[str, Form(max_length=254)] = "",
-    ) -> Response:
-        """Ask for the retest that takes a listed address off the list.
-
-        Only what is listed is tested; for any other address no packet is sent.
-        """
-        try:
-            parsed = parse_address(address)
-        except ValueError:
-            return self._not_an_address(address)
-        try:
-            wanted_by = parse_mailbox(mailbox) if mailbox.strip() else ""
-        except NotAMailboxError as error:
-            return self._page("message.html", 400, title="Not a mailbox", text=str(error))
-        async with self._database.transaction() as connection:
-            wait = await self._doorman.admit(connection, request, "removal")
-        if wait:
-            return self._too_often(wait)
-        async with self._database.transaction() as connection:
-            standing = await pages.standing_of(connection, parsed)
-            ports = [row["port"] for row in standing.listings if row["port"]]
-            port = port or next(iter(ports), 0)
-            wanted = jobs.Request(
-                str(parsed), "removal-request", port=port, requester="removal form"
-            )
-            try:
-                job = await jobs.enqueue(connection, wanted) if port in ports else None
-            except RefusedRequestError as error:
-                return self._page("message.html", 409, title="Not possible", text=str(error))
-        if job is not None and wanted_by:
-            await self._post.subscribe(job, wanted_by, (parsed, port))
-        if job is None:
-            return await self._lookup(parsed, "This address is not listed: nothing to do.", 409)
-        log.info("removal requested", address=str(parsed), port=port, job=job)
-        return RedirectResponse(f"/request/{job}", 303)
-
     async def not_so(self, request: Request, error: Exception) -> Response:
         """Say that there is nothing under this URL, or not in this way."""
         assert isinstance(error, HTTPException)
         if is_api(request):
             return plainly(request, error.status_code, str(error.detail), error.headers)
         title = "No such page" if error.status_code == 404 else "Please use the form"
-        return self._page("message.html", error.status_code, title=title, text="")
+        return self._renderer.message(error.status_code, title)
 
     async def wrong_values(self, request: Request, error: Exception) -> Response:
         """Say that a form was not sent as it is meant to be."""
@@ -344,19 +298,4 @@ class Site:
             faults = [(one["loc"][1:], one["msg"]) for one in error.errors()[:10]]
             told = "; ".join(f"{'.'.join(map(str, place))}: {why}" for place, why in faults)
             return plainly(request, 422, told)
-        return self._page("message.html", 422, title="Please use the form", text="")
-
-    def _not_an_address(self, text: str) -> HTMLResponse:
-        return self._page(
-            "message.html",
-            400,
-            title="Not an address",
-            text=f"{text[:60]!r} is no IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1, "
-            "and no host name.",
-        )
-
-    def _too_often(self, wait: int) -> HTMLResponse:
-        text = f"There were too many requests from your network. Come back in {-(-wait // 60)} min."
-        response = self._page("message.html", 429, title="Too often", text=text)
-        response.headers["Retry-After"] = str(wait)
-        return response
+        return self._renderer.message(422, "Please use the form")

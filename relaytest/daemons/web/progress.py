@@ -36,7 +36,7 @@ class ProgressPages:
         """The page, which goes on by itself with a script and without one."""
         progress = await self._progress(job)
         if progress is None:
-            return self._renderer.page("message.html", 404, title="No such request", text="")
+            return self._renderer.message(404, "No such request")
         return self._renderer.page("request.html", progress=progress, ttl=self._ttl)
 
     async def events(self, job: int) -> Response:

@@ -10,8 +10,13 @@ from relaytest.core.config import Config
 from relaytest.core.token import mask
 from relaytest.core.transcript import visible
 from relaytest.core.values import format_value
+from relaytest.daemons.web.guard import TooOften
 
-_KINDS = {"style.css": "text/css", "progress.js": "text/javascript"}
+_KINDS = {
+    "style.css": "text/css",
+    "progress.js": "text/javascript",
+    "puzzle.js": "text/javascript",
+}
 
 
 class Renderer:
@@ -43,6 +48,26 @@ class Renderer:
         return self._templates.get_template(template).render(
             zone=self._config.publish.zone, contact=self._config.identity.contact, **values
         )
+
+    def message(self, status: int, title: str, text: str = "") -> HTMLResponse:
+        """Return a page that says one thing."""
+        return self.page("message.html", status, title=title, text=text)
+
+    def not_an_address(self, text: str) -> HTMLResponse:
+        """Say that what was typed is none."""
+        why = (
+            f"{text[:60]!r} is no IPv4 or IPv6 address, such as 192.0.2.1 or 2001:db8::1, "
+            "and no host name."
+        )
+        return self.message(400, "Not an address", why)
+
+    def too_often(self, often: TooOften) -> HTMLResponse:
+        """Say that somebody asks too often, and when he may come back."""
+        minutes = -(-often.seconds // 60)
+        why = f"There were too many requests {often.whose}. Come back in {minutes} min."
+        response = self.message(429, "Too often", why)
+        response.headers["Retry-After"] = str(often.seconds)
+        return response
 
     def file(self, name: str) -> Response:
         """Return a style sheet or script; its URL changes with it, so it may be kept."""
