@@ -486,6 +486,14 @@ async def test_the_longest_prefix_and_the_operators_word_count(connection, worke
     assert counts == [1, 10, 7]
 
 
+async def test_a_network_without_a_limit_puts_nobody_off(connection, worker):
+    await limit(connection, "11.0.2.0/24", None)
+    for number in range(1, 11):
+        await insert(connection, f"11.0.2.{number}")
+    for _ in range(10):  # there are always more candidates than are taken
+        assert len(await jobs.claim(connection, worker, 1, LEASE)) == 1
+
+
 async def test_starts_in_a_network_keep_their_gap(connection, worker):
     await limit(connection, "11.0.2.0/24", 4, "1 hour")
     for number in range(1, 4):
