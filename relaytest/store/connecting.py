@@ -22,6 +22,8 @@ AWAY = (
     asyncpg.TargetServerAttributeNotMatched,  # no host takes writes: a failover is under way
     asyncpg.ReadOnlySQLTransactionError,  # a failover left us on a standby
     asyncpg.InsufficientResourcesError,  # disk full, out of memory
+    asyncpg.InvalidAuthorizationSpecificationError,  # no such role, or a wrong password
+    asyncpg.InvalidCatalogNameError,  # no such database: not yet, or one is being restored
 )
 _POOLED = (  # the statement that we prepared is on another connection of the pooler
     asyncpg.InvalidSQLStatementNameError,
@@ -30,8 +32,13 @@ _POOLED = (  # the statement that we prepared is on another connection of the po
 _ENDS_WITH_PORT = re.compile(r"(^|[^:]|\]):\d+$")  # an IPv6 address alone has colons, too
 
 
-def pooler_fault(error: Exception) -> ConfigError | None:
-    """Return what to tell of an error that only a pooler makes that we were not told of."""
+def config_fault(error: Exception) -> ConfigError | None:
+    """Return what to tell of an error that only a wrong configuration makes."""
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return ConfigError(
+            f"the role of database.dsn may not do this: {error}; a superuser grants the roles with "
+            "SELECT relaytest.grant_roles()"
+        )
     if isinstance(error, _POOLED) or "unsupported startup parameter" in str(error):
         return ConfigError(
             "database.dsn leads to a pooler of transactions such as PgBouncer: set "
@@ -75,7 +82,7 @@ class Door:
             try:
                 return await asyncpg.connect(self.dsn, host=host, port=port, **options)
             except AWAY as failure:
-                if fault := pooler_fault(failure):
+                if fault := config_fault(failure):
                     raise fault from None
                 error = failure
         assert error is not None

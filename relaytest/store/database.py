@@ -13,7 +13,7 @@ from datetime import timedelta
 import asyncpg
 
 from relaytest.core.errors import DatabaseAwayError
-from relaytest.store.connecting import AWAY, Door, pooler_fault
+from relaytest.store.connecting import AWAY, Door, config_fault
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -152,7 +152,7 @@ def away_is_temporary() -> Iterator[None]:
     except AWAY as error:
         raise DatabaseAwayError(str(error) or type(error).__name__) from error
     except asyncpg.PostgresError as error:
-        if fault := pooler_fault(error):
+        if fault := config_fault(error):
             raise fault from None
         raise
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from relaytest.core.errors import DatabaseAwayError
+from relaytest.core.errors import ConfigError, DatabaseAwayError
 from relaytest.store.database import Bell, open_database
 
 LONG = timedelta(seconds=10)
@@ -38,6 +38,30 @@ async def test_a_database_that_is_not_there_is_away_not_broken(tmp_path):
         with pytest.raises(DatabaseAwayError):
             async with database.transaction():
                 pass
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("postgres@", "nobody-of-that-name@", "does not exist"),
+        ("/test_", "/no_such_test_", "does not exist"),
+    ],
+)
+async def test_a_database_that_does_not_let_us_in_is_away_and_says_why(dsn, old, new, told):
+    other = dsn.replace(old, new)
+    async with open_database(other, pool=1, longest=LONG, program="test") as database:
+        with pytest.raises(DatabaseAwayError, match=told):
+            async with database.transaction():
+                pass
+
+
+async def test_a_right_that_is_lacking_is_told_with_who_grants_it(database, connection):
+    await connection.execute("CREATE ROLE relaytest_nothing")
+    with pytest.raises(ConfigError, match=r"permission denied.*relaytest\.grant_roles"):
+        async with database.transaction() as one:
+            await one.execute("SET LOCAL ROLE relaytest_nothing")
+            await one.execute("SELECT * FROM relaytest.job")
+    await connection.execute("DROP ROLE relaytest_nothing")
 
 
 async def test_a_killed_connection_is_away_once_and_then_works_again(database, connection):
