@@ -268,6 +268,12 @@ SUBJECTS = (
         shut(lambda *_: b"554 5.7.1 Client host blocked using zen.example; see example"),
         "blocked",
     ),
+    Subject(
+        "refuses us for our address, and takes all mail for postmaster as Postfix does",
+        UNKNOWABLE,
+        shut(says(b"554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied")),
+        "blocked",
+    ),
     Subject("contradicts itself", UNKNOWABLE, shut(RCPT=b"250 Ok\r\n550 No"), "desync"),
     Subject("wants TLS that it has not", UNKNOWABLE, shut(MAIL=DEMANDS_TLS), "incomplete"),
 )

@@ -99,6 +99,7 @@ class Case:
         met = (record.met(number) for number, visit in numbered for record in visit.records)
         return Evidence(
             address=self.target.address,
+            port=self.target.port,
             battery=self.battery,
             forms=self.forms,
             asked=tuple(
