@@ -6,6 +6,7 @@ to a stranger's mailbox. "unknowable" is what nobody can tell from one place by 
 
 import asyncio
 import re
+import smtplib
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from relaytest.daemons.loop import Stop
 from relaytest.net.dns import Resolver
 from tests.daemons.peers import (
     DEMANDS_TLS,
+    NAME,
     PERCENT,
     PLAIN,
     POSTMASTER,
@@ -36,6 +38,7 @@ from tests.daemons.peers import (
 )
 from tests.lab import lab_config
 from tests.mta.process import fresh_address
+from tests.net.hostile import CERTIFICATE
 
 Place = tuple[str, int]
 OPEN, CLOSED, UNKNOWABLE = "open", "closed", "unknowable"
@@ -162,6 +165,21 @@ def twice(sink: Place) -> Post:
     return post
 
 
+def inside_tls(sink: Place) -> Post:
+    """A message that was taken: delivered, but in clear never."""
+
+    def deliver(target: Target, mail: Mail, path: bytes) -> None:
+        with smtplib.SMTP(*sink, local_hostname=NAME, source_address=(target.host, 0)) as client:
+            client.starttls()
+            client.sendmail(mail.reverse.decode(), path.decode(), mail.octets)
+
+    async def post(target: Target, mail: Mail) -> None:
+        if PLAIN.fullmatch(mail.forwards[0]):
+            await asyncio.to_thread(deliver, target, mail, mail.forwards[0])
+
+    return post
+
+
 def answers_itself(sink: Place) -> Post:
     """A message that was taken: answered by a machine that quotes it."""
 
@@ -198,6 +216,7 @@ SUBJECTS = (
     Subject("open, drops who comes first", OPEN, opened(**instead(b"", None, first=1))),
     Subject("open, slow", OPEN, opened(delay=0.05)),
     Subject("open, by another exit, and twice", OPEN, lambda sink: Target(anybody, twice(sink))),
+    Subject("open, delivers inside TLS only", OPEN, lambda sink: Target(anybody, inside_tls(sink))),
     Subject("closed", CLOSED, shut()),
     Subject("closed, no PIPELINING", CLOSED, shut(pipelining=False)),
     Subject("closed, hangs up after 1 refusal", CLOSED, shut(errors=1)),
@@ -249,6 +268,12 @@ SUBJECTS = (
         shut(lambda *_: b"554 5.7.1 Client host blocked using zen.example; see example"),
         "blocked",
     ),
+    Subject(
+        "refuses us for our address, and takes all mail for postmaster as Postfix does",
+        UNKNOWABLE,
+        shut(says(b"554 5.7.1 <unknown[127.0.0.1]>: Client host rejected: Access denied")),
+        "blocked",
+    ),
     Subject("contradicts itself", UNKNOWABLE, shut(RCPT=b"250 Ok\r\n550 No"), "desync"),
     Subject("wants TLS that it has not", UNKNOWABLE, shut(MAIL=DEMANDS_TLS), "incomplete"),
 )
@@ -258,6 +283,7 @@ def lab() -> Config:
     folder = Path(tempfile.gettempdir())
     return lab_config(
         folder,
+        sink={"certificate": str(CERTIFICATE)},
         timing={
             "patience": WAIT,
             "grace": "3s",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from relaytest.cli import demo
 from relaytest.cli.logs import start_log
@@ -56,7 +56,7 @@ async def up(config: Config, data: Path, *, show_demo: bool, once: bool) -> int:
             open_configured(config, dsn, "up") as database,
         ):
             applied = await upgrade(database, config)
-            console.print(_summary(config, data, dsn, applied))
+            _print_summary(console, config, data, dsn, applied)
             async with metrics.served(config, metrics.Place("up")):
                 return await _serve(config, database, stop, console, show_demo=show_demo, once=once)
 
@@ -127,10 +127,11 @@ async def _postgres(config: Config, data: Path, console: Console) -> AsyncIterat
         yield cluster.dsn()
 
 
-def _summary(config: Config, data: Path, dsn: str, applied: list[str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.title = "relaytest is up"
-    table.title_justify = "left"
+def _print_summary(
+    console: Console, config: Config, data: Path, dsn: str, applied: list[str]
+) -> None:
+    """Say where everything is, each in one line, however long: they are there to be copied."""
+    console.print("[italic]relaytest is up")
     schema = f"  ({len(applied)} migrations applied)" if applied else ""
     domains = ", ".join(config.sink.domains)
     for name, where in (
@@ -142,5 +143,4 @@ def _summary(config: Config, data: Path, dsn: str, applied: list[str]) -> Table:
         ("data", str(data)),
         ("worker", "ready" if domains else "idle until sink.domains is set; try --demo"),
     ):
-        table.add_row(f"[bold]{name}", where)
-    return table
+        console.print(f"[bold]{name:<10}[/]  {escape(where)}", soft_wrap=True, highlight=False)

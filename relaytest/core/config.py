@@ -221,6 +221,9 @@ class Sink(Section):
     domains: list[HostName] = Field(
         [], max_length=8, description="our domains whose MX is the sink; two TLDs in production"
     )
+    certificate: str = Field(
+        "", description="PEM file with key and chain, for STARTTLS; empty: it is not offered"
+    )
     message_octets: int = Field(1 << 20, ge=1 << 12, le=1 << 28, description="kept of a message")
     connections: int = Field(1000, ge=1, description="at once, all in all")
     connections_per_peer: int = Field(50, ge=1, description="at once, from one address")

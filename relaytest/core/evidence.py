@@ -97,6 +97,7 @@ class Evidence:
         ended: No further visit will come.
         sink_proven: Our own messages to our sink came back all the time since `probed_at`.
         near: Prefix lengths, IPv4 and IPv6, within which addresses are one system.
+        port: Of the target.
     """
 
     address: Address
@@ -109,6 +110,7 @@ class Evidence:
     ended: bool = False
     sink_proven: bool = False
     near: tuple[int, int] = (24, 64)
+    port: int = 25
 
 
 def in_order(evidence: Evidence) -> Evidence:

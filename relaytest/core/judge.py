@@ -32,6 +32,7 @@ from relaytest.core.reply import Reply
 from relaytest.core.verdict import Finding, Patience, Reason, Verdict, unknown
 
 _SINK_RECOVERS = timedelta(seconds=5)  # until a check that was asked for should have come
+_SUBMISSION = frozenset({465, 587})  # RFC 6409, RFC 8314
 _NOT_RELAYED = frozenset({Standing.REFUSED, Standing.REFUSED_SOFTLY, Standing.BOUNCED})
 
 # How a session that never got to a mail command is read, the most telling first.
@@ -183,13 +184,14 @@ def _refusal(met: Met) -> Reply | None:
 def _blocked_in_mail(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
     """Most answers speak of the client.
 
-    Many servers spare postmaster from their blocklists, so a list counts though his mail was
-    taken; other words do not.
+    That mail for postmaster was taken says nothing here: Postfix spares him from all of its
+    rules, others from their lists. Only for submission it shows what all strangers hear.
     """
     if {Standing.WAITING, Standing.BOUNCED} & set(standings.values()):
         return None
     spared = any(reply.positive for reply in control_of(evidence).values())
-    words = phrases.ON_A_LIST if spared else phrases.ABOUT_THE_CLIENT
+    everybody = spared and evidence.port in _SUBMISSION
+    words = phrases.ON_A_LIST if everybody else phrases.ABOUT_THE_CLIENT
     replies = [one.reply for one in evidence.asked if one.reply is not None]
     blocking = [
         reply

@@ -9,7 +9,7 @@ from email.parser import BytesHeaderParser
 from pydantic import Field, field_validator
 
 from relaytest.core.fields import NetworkField, Section
-from relaytest.core.reception import mailbox_of
+from relaytest.core.paths import mailbox_of
 
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LONGEST_HEADER = 64 * 1024  # octets that are looked at

@@ -10,10 +10,11 @@ are cut, and nothing that a client says is repeated in a reply.
 """
 
 import enum
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
+
+from relaytest.core.paths import FROM, TO, mailbox_of
 
 REFUSAL = b"550 5.7.1 No such mailbox here, and no relaying"
 
@@ -22,7 +23,7 @@ _T = TypeVar("_T")
 _END_OF_DATA = b"\r\n.\r\n"
 _OK = b"250 2.0.0 OK"
 _EHLO = (
-    b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n"
+    b"250-%b\r\n%b250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n"
     b"250-ENHANCEDSTATUSCODES\r\n250 SMTPUTF8"
 )
 _FIXED = {
@@ -30,23 +31,9 @@ _FIXED = {
     b"VRFY": b"252 2.0.0 Send mail and see",  # RFC 5321 section 3.5.3
     b"HELP": b"214 2.0.0 See RFC 5321",
 } | dict.fromkeys(
-    (b"AUTH", b"BDAT", b"ETRN", b"EXPN", b"STARTTLS", b"TURN"),
+    (b"AUTH", b"BDAT", b"ETRN", b"EXPN", b"TURN"),
     b"502 5.5.1 Not implemented",  # section 4.2.4: known, so not 500
 )
-
-# Where a path ends and parameters begin. All repeats are possessive: linear whatever comes.
-_STRING = rb'"(?:\\.|[^"\\])*+"'
-_PATH = (
-    rb'(<(?:%b|[^">])*+>[^ \t]*+'  # section 4.1.2, and what sticks to it
-    rb"|<[^>]*+>[^ \t]*+"  # a quote in it is never closed
-    rb'|(?:%b|[^ \t"])++(?=[ \t]|\Z)'  # without brackets
-    rb"|[^ \t]*+)" % (_STRING, _STRING)
-)
-_FROM = re.compile(rb"(?is)from[ \t]*+:[ \t]*+" + _PATH)
-_TO = re.compile(rb"(?is)to[ \t]*+:[ \t]*+" + _PATH)
-_ROUTE = re.compile(rb'\A@(?:\[[^\]]*+\]|[^:\["])*+:')  # "@a,@[IPv6:2001:db8::1]:" (appendix C)
-_QUOTED = re.compile(rb"(?s)" + _STRING)
-_QUOTED_PAIR = re.compile(rb"(?s)\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +112,16 @@ class Deliver(Generic[_T]):
 
 
 @dataclass(frozen=True, slots=True)
+class Secure:
+    """Action: begin TLS, then tell by Session.secured(). What comes meanwhile comes inside it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Action: close the connection once all is sent. The session takes no more input."""
 
 
-Action = Write | Deliver[_T] | Close
+Action = Write | Deliver[_T] | Secure | Close
 Accept = Callable[[bytes, bytes], _T | None]
 
 
@@ -137,10 +129,13 @@ class _Phase(enum.Enum):
     COMMAND = enum.auto()
     MESSAGE = enum.auto()
     STORING = enum.auto()  # a Deliver is out
+    SECURING = enum.auto()  # a Secure is out
     CLOSED = enum.auto()
 
 
-_COMMAND, _MESSAGE, _STORING, _CLOSED = _Phase  # an attribute of an enum is slow in Python 3.11
+_COMMAND, _MESSAGE, _STORING, _SECURING, _CLOSED = (
+    _Phase  # an attribute of an enum is slow in Python 3.11
+)
 
 
 class Session(Generic[_T]):
@@ -153,20 +148,27 @@ class Session(Generic[_T]):
             unquoted, letter case as sent; returns a ticket that goes into the Delivery, or
             None to refuse.
         refusal: Reply line for a refused recipient, without CRLF, 510 octets at most.
+        tls: Offer STARTTLS (RFC 3207).
     """
 
     def __init__(
-        self, name: bytes, limits: Limits, accept: Accept[_T], *, refusal: bytes = REFUSAL
+        self,
+        name: bytes,
+        limits: Limits,
+        accept: Accept[_T],
+        *,
+        refusal: bytes = REFUSAL,
+        tls: bool = False,
     ) -> None:
         self._name, self._limits = name, limits
-        self._accept, self._refusal = accept, refusal
+        self._accept, self._refusal, self._tls = accept, refusal, tls
         self._phase = _COMMAND
         self._input = bytearray()
         self._overlong = False  # inside a command line that is too long
         self._taken = 0  # octets of input so far
         self._cut = False  # more came than the limits allow, and was dropped
         self._output = bytearray()
-        self._last: Deliver[_T] | Close | None = None
+        self._last: Deliver[_T] | Secure | Close | None = None
         self._commands = self._errors = 0
         self._helo, self._extended = b"", False
         self._transaction: _Transaction[_T] | None = None
@@ -190,7 +192,7 @@ class Session(Generic[_T]):
         if self._cut or self._phase is _CLOSED:
             return []
         room = self._limits.session_octets - self._taken
-        if self._phase is _STORING:
+        if self._phase in {_STORING, _SECURING}:
             room = min(room, self._limits.backlog_octets - len(self._input))
         self._taken += len(octets)
         self._cut = len(octets) > room
@@ -205,6 +207,13 @@ class Session(Generic[_T]):
         self._say(b"250 2.0.0 Stored" if ok else b"451 4.3.0 Not stored, try again later")
         return self._proceed()
 
+    def secured(self) -> list[Action[_T]]:
+        """Go on inside TLS, as if the client had just come (RFC 3207 section 4.2)."""
+        if self._phase is not _SECURING:
+            return []
+        self._phase, self._tls, self._helo, self._extended = _COMMAND, False, b"", False
+        return self._proceed()
+
     def dismiss(self, why: bytes) -> list[Action[_T]]:
         """End the session with 421 and `why`, such as b"4.3.2 Shutting down" (section 3.8)."""
         if self._phase is not _CLOSED:
@@ -216,7 +225,7 @@ class Session(Generic[_T]):
             pass
         if self._phase is _MESSAGE:
             self._take_content()
-        if self._cut and self._phase not in {_STORING, _CLOSED}:
+        if self._cut and self._phase not in {_STORING, _SECURING, _CLOSED}:
             self._say(self._close(b"421 4.7.0 Too much input"))
         return self._actions()
 
@@ -275,11 +284,22 @@ class Session(Generic[_T]):
     def _ehlo(self, argument: bytes) -> bytes:
         """Section 4.1.1.1; ends a transaction like RSET (section 4.1.4)."""
         self._helo, self._extended, self._transaction = argument, True, None
-        return _EHLO % (self._name, self._limits.message_octets)
+        offer = b"250-STARTTLS\r\n" if self._tls else b""
+        return _EHLO % (self._name, offer, self._limits.message_octets)
+
+    def _starttls(self, argument: bytes) -> bytes:
+        """Drop what came behind it in clear: anybody may have put it there."""
+        if not self._tls:
+            return b"502 5.5.1 Not implemented"
+        if argument:
+            return b"501 5.5.4 Syntax: STARTTLS"
+        self._phase, self._last, self._transaction = _SECURING, Secure(), None
+        self._input.clear()
+        return b"220 2.0.0 Go ahead"
 
     def _mail(self, argument: bytes) -> bytes:
         """Section 4.1.1.2. No parameter is refused, not even SIZE: part of a message proves."""
-        match = _FROM.match(argument)
+        match = FROM.match(argument)
         if match is None:
             return b"501 5.5.4 Syntax: MAIL FROM:<path>"
         if self._transaction is not None:
@@ -289,7 +309,7 @@ class Session(Generic[_T]):
 
     def _rcpt(self, argument: bytes) -> bytes:
         """Section 4.1.1.3; 452 as in section 4.5.3.1.10."""
-        match = _TO.match(argument)
+        match = TO.match(argument)
         if match is None:
             return b"501 5.5.4 Syntax: RCPT TO:<path>"
         if self._transaction is None:
@@ -337,6 +357,7 @@ class Session(Generic[_T]):
         b"DATA": _data,
         b"RSET": _rset,
         b"QUIT": _quit,
+        b"STARTTLS": _starttls,
     }
 
 
@@ -377,24 +398,3 @@ class _Transaction(Generic[_T]):
         message = bytes(memoryview(self.kept)[2:])
         truncated = len(message) < self._size
         return Delivery(helo, extended, path, recipients, message, self._size, truncated)
-
-
-def mailbox_of(path: bytes) -> tuple[bytes, bytes]:
-    r"""Return local part and domain that a path leads to; no domain is b"".
-
-    The route is ignored, as RFC 5321 section 4.1.1.3 advises. A path that is one quoted string
-    is read as what it quotes: relays unquote it to find us and may pass it on as it was.
-
-    >>> mailbox_of(rb'<@relay.example:"t\oken"@Sink.example.>')
-    (b'token', b'Sink.example')
-    >>> mailbox_of(b'"token@sink.example"'), mailbox_of(b"<postmaster>")
-    ((b'token', b'sink.example'), (b'postmaster', b''))
-    """
-    inside = path[: path.rfind(b">")] if path.startswith(b"<") and b">" in path else path
-    mailbox = _unquoted(_ROUTE.sub(b"", inside.strip(b"<> \t"), count=1))
-    local_part, at, domain = mailbox.rpartition(b"@")
-    return (_unquoted(local_part), domain.removesuffix(b".")) if at else (mailbox, b"")
-
-
-def _unquoted(text: bytes) -> bytes:
-    return _QUOTED_PAIR.sub(rb"\1", text[1:-1]) if _QUOTED.fullmatch(text) else text

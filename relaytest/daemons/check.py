@@ -99,6 +99,7 @@ class Case:
         met = (record.met(number) for number, visit in numbered for record in visit.records)
         return Evidence(
             address=self.target.address,
+            port=self.target.port,
             battery=self.battery,
             forms=self.forms,
             asked=tuple(
@@ -227,7 +228,7 @@ class Check:
 
     def _listen(self) -> contextlib.AbstractAsyncContextManager[object]:
         places = [split_endpoint(endpoint) for endpoint in self._config.sink.listen]
-        bounds = Bounds(grace=_GRACE)
+        bounds = Bounds(grace=_GRACE, tls=self._letterbox.tls)
         return listen(places, self._letterbox.session, self._take, bounds=bounds)
 
     async def _examine_all(self) -> None:

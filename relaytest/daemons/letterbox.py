@@ -3,6 +3,7 @@
 What becomes of a message that was taken is the caller's business.
 """
 
+import ssl
 from collections.abc import Sequence
 from datetime import timedelta
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from relaytest.core.reception import Accept, Limits, Session
 from relaytest.core.target import Address, parse_address
 from relaytest.core.token import Mailbox, Token, issue, verify
 from relaytest.daemons.clock import utcnow
+from relaytest.net.server_tls import server_tls
 from relaytest.net.smtp_client import ConnectFailedError, NoSocketError, Timeouts, connect
 
 _T = TypeVar("_T")
@@ -50,7 +52,12 @@ class Letterbox:
 
     def open(self, accept: Accept[_T]) -> Session[_T]:
         """Begin a session with a client for whom there is more than tokens."""
-        return Session(self._config.ehlo_name.encode(), self._limits, accept)
+        name, tls = self._config.ehlo_name.encode(), bool(self._config.sink.certificate)
+        return Session(name, self._limits, accept, tls=tls)
+
+    def tls(self) -> ssl.SSLContext:
+        """Return what a client needs who wants TLS; made anew, for certificates are renewed."""
+        return server_tls(self._config.sink.certificate)
 
     def accept(self, local_part: bytes, domain: bytes) -> Token | None:
         """Take mail for a token of ours at a domain of ours, in any letter case."""

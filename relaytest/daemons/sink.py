@@ -40,6 +40,7 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
 
     Raises:
         OSError: An address of sink.listen is taken or not ours.
+        ConfigError: sink.certificate is none.
     """
     # Without the keys every token would look forged, and be refused for good.
     keys = await once_there("sink", database, keys_store.token_keys, stop)
@@ -53,7 +54,10 @@ async def run(config: Config, database: Database, stop: Stop) -> None:
         per_peer=config.sink.connections_per_peer,
         idle=config.sink.idle,
         session=config.sink.session,
+        tls=sink.letterbox.tls,
     )
+    if config.sink.certificate:
+        sink.letterbox.tls()  # a mistake in it is told now
     async with (
         listen(
             *(places, sink.session, sink.store),
@@ -153,7 +157,9 @@ class Sink:
     def note(self, event: Event, peer: Address, error: Exception | None) -> None:
         """Count what happens, and log what an operator should see of a client."""
         metrics.SINK_EVENTS.labels(event.value).inc()
-        if error is not None:
+        if event is Event.NOT_SECURED:
+            log.info("no TLS", peer=str(peer), why=repr(error))
+        elif error is not None:
             log.error("message not taken", peer=str(peer), error=repr(error))
         elif event in {Event.TURNED_AWAY, Event.TIMED_OUT}:
             log.info("client sent away", peer=str(peer), why=event.value)

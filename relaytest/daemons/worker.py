@@ -248,11 +248,11 @@ class Worker:
     async def _earlier(self, job: Job) -> Evidence:
         """What earlier visits of the trial found."""
         if job.visits == 0:
-            return Evidence(job.address, self._battery)
+            return Evidence(job.address, self._battery, port=job.port)
         async with self._database.transaction() as connection:
             trial = await evidence_store.trial_of(connection, job.trial)
             if trial is None:
-                return Evidence(job.address, self._battery)
+                return Evidence(job.address, self._battery, port=job.port)
             return in_order(
                 await evidence_store.evidence_of(
                     connection,

@@ -12,13 +12,15 @@ import asyncio
 import contextlib
 import enum
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Generic, TypeVar, cast
 
-from relaytest.core.reception import Action, Close, Deliver, Delivery, Session, Write
+from relaytest.core.errors import RelaytestError
+from relaytest.core.reception import Action, Close, Deliver, Delivery, Secure, Session, Write
 from relaytest.core.target import Address, parse_address
 
 _T = TypeVar("_T")
@@ -35,6 +37,7 @@ class Event(enum.Enum):
     STORED = "stored"
     NOT_STORED = "not stored"  # the client was told 451
     TIMED_OUT = "timed out"  # too slow, or too long
+    NOT_SECURED = "not secured"  # no TLS session came about
     CLOSED = "closed"
 
 
@@ -52,19 +55,24 @@ class Bounds:
             (RFC 4291 section 2.5.4).
         idle: Longest silence of a client; RFC 5321 section 4.5.3.2.7 wants 5 minutes at least.
         session: Longest session, however busy.
+        handshake: Longest time that TLS may take to begin.
         storing: Longest time that `store` may take. A client waits 10 minutes for the answer
             (section 4.5.3.2.6).
         grace: How long sessions may go on after we stopped listening.
         unread_octets: Of replies that a client has not read; beyond that we do not read either.
+        tls: Makes what TLS needs, for sessions that offer it; called for each client who wants
+            it, so that a renewed certificate is used at once.
     """
 
     connections: int = 1000
     per_peer: int = 50
     idle: timedelta = timedelta(minutes=5)
     session: timedelta = timedelta(minutes=15)
+    handshake: timedelta = timedelta(minutes=1)
     storing: timedelta = timedelta(seconds=30)
     grace: timedelta = timedelta(seconds=10)
     unread_octets: int = 1 << 16
+    tls: Callable[[], ssl.SSLContext] = lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 class Listener(Generic[_T]):
@@ -144,7 +152,7 @@ async def listen(
             called after the client has gone, and may be cancelled when time is up.
         sockets: Listening sockets made by others, such as systemd; closed at the end.
         bounds: Bounds() if None.
-        on_event: Told of every event, and of the error if `store` raised one.
+        on_event: Told of every event, and of the error if `store` raised one or TLS failed.
 
     Raises:
         OSError: A place is taken or not ours.
@@ -232,6 +240,7 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         self._ahead = False  # it talks on while its message is being stored
         self._reading = True
         self._ended = False  # it will say no more
+        self._encrypted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -254,6 +263,7 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         if self._timer is not None:
             self._timer.cancel()
         if self._admitted:
+            self._admitted = False
             self._floor.leave(self, self._peer)
 
     def data_received(self, data: bytes) -> None:
@@ -265,7 +275,7 @@ class _Connection(asyncio.Protocol, Generic[_T]):
     def eof_received(self) -> bool:
         """Return whether we have something to say to a client that only ended its half."""
         self._ended = True
-        return self._session.storing
+        return self._session.storing and not self._encrypted  # TLS has no halves
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -293,8 +303,37 @@ class _Connection(asyncio.Protocol, Generic[_T]):
                     self._transport.write(octets)
                 case Deliver(delivery):
                     self._task = self._floor.tasks.create_task(self._store(delivery))
+                case Secure():
+                    self._transport.pause_reading()  # what comes now belongs to TLS
+                    self._task = self._floor.tasks.create_task(self._secure())
                 case Close():
                     self._close()
+
+    async def _secure(self) -> None:
+        """Begin TLS; where none comes about the loop closes the socket, and does not tell us."""
+        secured, error = None, None
+        try:
+            secured = await self._loop.start_tls(
+                self._transport,
+                self,
+                self._floor.bounds.tls(),
+                server_side=True,
+                ssl_handshake_timeout=self._floor.bounds.handshake.total_seconds(),
+                ssl_shutdown_timeout=_LINGER.total_seconds(),
+            )
+        except (OSError, RelaytestError) as problem:  # the client's or ours
+            error = problem
+        finally:
+            self._task = None
+            if secured is None:
+                self._floor.on_event(Event.NOT_SECURED, self._peer, error)
+                self._transport.abort()
+                self.connection_lost(error)
+        if secured is not None:
+            self._transport, self._encrypted = secured, True
+            self._transport.set_write_buffer_limits(self._floor.bounds.unread_octets)
+            self._perform(self._session.secured())
+            self._regulate()
 
     async def _store(self, delivery: Delivery[_T]) -> None:
         ok, error = False, None

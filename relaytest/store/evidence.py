@@ -300,6 +300,7 @@ async def evidence_of(
         ended=trial.ended,
         sink_proven=bool(proven),
         near=near,
+        port=trial.port,
     )
 
 

@@ -38,8 +38,8 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Up]:
-    """One that runs, for tests that leave it as it is."""
-    with temporary_home() as folder, Up(folder) as program:
+    """One that runs in a narrow window, for tests that leave it as it is."""
+    with temporary_home() as folder, Up(folder, COLUMNS="40") as program:
         yield program.start().ready()
 
 

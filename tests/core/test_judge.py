@@ -58,6 +58,7 @@ CONTENT = Reply(554, ("5.7.1 Message rejected",))
 GREYLISTED = Reply(450, ("4.2.0 Greylisted, try again in 5 minutes",))
 GREYLISTED_TOO = Reply(451, ("4.7.1 Please come back later",))
 LIMIT = Reply(452, ("4.3.2 Too many messages",))
+NOT_YOU = Reply(554, ("5.7.1 <unknown[192.0.2.9]>: Client host rejected: Access denied",))
 MUCH = Reply(450, ("4.7.1 Error: too many recipients from 192.0.2.9",))
 BLOCKED = Reply(554, ("5.7.1 Client host [192.0.2.9] blocked using dnsbl.example",))
 HELO_REFUSED = Reply(550, ("5.7.1 Helo command rejected: Host not found",))
@@ -307,9 +308,17 @@ BEHAVIOURS = {
         trial(postmaster(OK), answered(BLOCKED)),
         unknown(Reason.BLOCKED),
     ),
-    "speaks-of-the-client-but-takes-mail-for-postmaster": (
-        trial(postmaster(OK), answered(Reply(550, ("5.7.1 Your host is not welcome",)))),
+    "blocks-our-address-and-spares-postmaster": (
+        trial(postmaster(OK), answered(NOT_YOU)),
+        unknown(Reason.BLOCKED),
+    ),
+    "wants-a-login-for-submission-in-words-about-the-client": (
+        trial(postmaster(OK), answered(NOT_YOU), port=587),
         CLOSED_REFUSED,
+    ),
+    "blocks-us-by-a-blocklist-for-submission": (
+        trial(postmaster(OK), answered(BLOCKED), port=587),
+        unknown(Reason.BLOCKED),
     ),
     "takes-a-recipient-and-at-every-further-visit-defers-it": (
         trial(

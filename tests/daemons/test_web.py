@@ -87,7 +87,9 @@ class Site:
     async def say(self, first: str, body: bytes, *headers: str) -> Page:
         reader, writer = await asyncio.open_connection(*self._place)
         try:
-            lines = [first, "Host: lists.example", "Connection: close", *headers, "", ""]
+            lines = [first, "Host: lists.example", *headers, "", ""]
+            if not any(header.startswith("Connection:") for header in headers):
+                lines.insert(2, "Connection: close")
             writer.write("\r\n".join(lines).encode("latin-1") + body)
             async with asyncio.timeout(PATIENCE):
                 octets = await reader.read()
@@ -606,6 +608,19 @@ async def test_a_form_without_a_length_is_refused(site, connection):
     )
     assert page.status == 411
     assert await jobs_of(connection) == []
+
+
+async def test_a_body_with_two_lengths_smuggles_no_request(site):
+    """RFC 9112 section 6.1: after the answer the connection is closed."""
+    page = await site.say(
+        "POST / HTTP/1.1",
+        b"0\r\n\r\nGET /fix HTTP/1.1\r\nHost: lists.example\r\n\r\n",
+        "Connection: keep-alive",
+        "Content-Length: 6",
+        "Transfer-Encoding: chunked",
+    )
+    assert page.status == 411
+    assert "HTTP/1.1" not in page.text
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1e3", "99999999999999999999"])

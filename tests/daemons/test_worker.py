@@ -844,10 +844,10 @@ async def test_one_visit_that_fails_takes_no_other_with_it(begin, monkeypatch, l
     servers = [Target(), Target()]
     visit = Prober.visit
 
-    async def broken(self, target, forms):
+    async def broken(self, target, forms, **more):
         if str(target.address) == servers[0].host:
             raise ValueError("a bug")
-        return await visit(self, target, forms)
+        return await visit(self, target, forms, **more)
 
     monkeypatch.setattr(Prober, "visit", broken)
     async with begin() as lab, servers[0].serve() as port, servers[1].serve() as other:
@@ -1000,9 +1000,9 @@ async def test_a_lost_lease_of_a_visit_that_failed_does_not_end_the_worker(
     server, other = Target(), Target()
     visit = Prober.visit
 
-    async def broken(self, target, forms):
+    async def broken(self, target, forms, **more):
         if str(target.address) != server.host:
-            return await visit(self, target, forms)
+            return await visit(self, target, forms, **more)
         await lab.connection.execute("UPDATE relaytest.job SET attempt = attempt + 1")
         raise ValueError("a bug")
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from relaytest.core.reception import Close, Deliver, Delivery, Limits, Session, Write, mailbox_of
+from relaytest.core.paths import mailbox_of
+from relaytest.core.reception import (
+    Action,
+    Close,
+    Deliver,
+    Delivery,
+    Limits,
+    Secure,
+    Session,
+    Write,
+)
 from tests.fuzz.octets import CUTS, pieces
 from tests.fuzz.target import Target
 
@@ -82,13 +92,13 @@ def talk(chunks: list[bytes], limits: Limits, *, ok: bool) -> Heard:
     return heard
 
 
-def _take(action: Write | Deliver[bool] | Close, heard: Heard) -> None:
+def _take(action: Action[bool], heard: Heard) -> None:
     match action:
         case Write(octets):
             heard.said += octets
         case Deliver(delivery):
             heard.deliveries += (delivery,)
-        case Close():
+        case Close() | Secure():  # TLS is not offered
             heard.closed = True
 
 

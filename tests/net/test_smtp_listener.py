@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 import smtplib
 import socket
+import ssl
+import warnings
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import aiosmtplib
@@ -13,7 +17,9 @@ import uvloop
 
 from relaytest.core.reception import Limits, Session
 from relaytest.net import smtp_listener
+from relaytest.net.server_tls import server_tls
 from relaytest.net.smtp_listener import Bounds, Event, listen
+from tests.net.hostile import CERTIFICATE
 
 TOKEN = "aebagbafaydqqcikbmga2dqpcaireeyu@sink.example"
 OPEN = b"EHLO relay.example\r\nMAIL FROM:<>\r\nRCPT TO:<%b>\r\nDATA\r\n" % TOKEN.encode()
@@ -52,8 +58,9 @@ class Watched(Session[bool]):
 class Sink:
     """A store that keeps what it gets, and the sessions that brought it."""
 
-    def __init__(self, limits=None, answer=True):
+    def __init__(self, limits=None, answer=True, *, tls=False):
         self.limits = limits or Limits()
+        self.tls = tls
         self.answer = answer
         self.sessions = []
         self.peers = []
@@ -67,7 +74,7 @@ class Sink:
 
     def session(self, peer):
         self.peers.append(peer)
-        self.sessions.append(Watched(b"sink.example", self.limits, self.accept))
+        self.sessions.append(Watched(b"sink.example", self.limits, self.accept, tls=self.tls))
         return self.sessions[-1]
 
     def accept(self, local_part, domain):
@@ -174,6 +181,114 @@ def test_aiosmtplib_delivers_many_messages_in_one_session(run):
         return [delivery.message for _, _, delivery in sink.deliveries]
 
     assert run(act()) == 5 * [MESSAGE]
+
+
+# ---- STARTTLS
+
+ENCRYPTED = Bounds(tls=partial(server_tls, str(CERTIFICATE)), handshake=timedelta(seconds=10))
+
+
+def anybody():
+    """What a client needs that checks no certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def send_inside_tls(address, messages, context):
+    host, port = address
+    with smtplib.SMTP(host, port, local_hostname="relay.example") as client:
+        client.starttls(context=context)
+        for _ in range(messages):
+            client.sendmail("a@relay.example", [TOKEN], MESSAGE)
+
+
+def old():
+    """TLS 1.0, as servers of old speak it."""
+    context = anybody()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1
+    return context
+
+
+@pytest.mark.parametrize("client", [anybody, old])
+def test_relay_that_hands_on_mail_inside_tls_only_can(run, client):
+    async def act():
+        sink = Sink(tls=True)
+        async with sink.listen(bounds=ENCRYPTED) as listener:
+            place = listener.addresses[0]
+            await asyncio.to_thread(send_inside_tls, place, 3, client())
+            await sink.until(Event.CLOSED)
+            assert listener.connections == 0
+        return [delivery.message for _, _, delivery in sink.deliveries]
+
+    assert run(act()) == 3 * [MESSAGE]
+
+
+async def until_tls(listener, stack):
+    """Say what comes before TLS; return reader and writer."""
+    reader, writer = await stack.enter_async_context(dial(listener))
+    writer.write(b"EHLO relay.example\r\nSTARTTLS\r\n")
+    await reader.readuntil(b"220 2.0.0 Go ahead\r\n")
+    return reader, writer
+
+
+@pytest.mark.parametrize("octets", [b"NOOP\r\n", b"\x16\x03\x01\x00\x05aaaaa", b""])
+def test_what_is_no_tls_ends_the_connection_and_leaves_nothing(run, octets):
+    async def act():
+        sink = Sink(tls=True)
+        async with sink.listen(bounds=ENCRYPTED) as listener, contextlib.AsyncExitStack() as stack:
+            reader, writer = await until_tls(listener, stack)
+            writer.write(octets)
+            writer.write_eof()
+            await rest(reader)
+            await sink.until(Event.CLOSED)
+            return sink.events, listener.connections
+
+    assert run(act()) == ([Event.OPENED, Event.NOT_SECURED, Event.CLOSED], 0)
+
+
+def test_who_never_begins_tls_is_sent_away(run):
+    async def act():
+        sink = Sink(tls=True)
+        bounds = replace(ENCRYPTED, handshake=SHORT)
+        async with sink.listen(bounds=bounds) as listener, contextlib.AsyncExitStack() as stack:
+            reader, _ = await until_tls(listener, stack)
+            await rest(reader)
+            await sink.until(Event.NOT_SECURED)
+            await sink.until(Event.CLOSED)
+            return set(sink.events)
+
+    assert run(act()) == {Event.OPENED, Event.NOT_SECURED, Event.CLOSED}
+
+
+def test_listener_stops_amid_a_handshake(run):
+    async def act():
+        sink = Sink(tls=True)
+        bounds = replace(ENCRYPTED, grace=SHORT)
+        async with contextlib.AsyncExitStack() as stack:
+            async with sink.listen(bounds=bounds) as listener:
+                await until_tls(listener, stack)
+            return sink.events
+
+    assert run(act()) == [Event.OPENED, Event.NOT_SECURED, Event.CLOSED]
+
+
+def test_certificate_that_is_gone_ends_the_connection_and_is_told(run, tmp_path):
+    async def act():
+        sink = Sink(tls=True)
+        bounds = Bounds(tls=partial(server_tls, str(tmp_path / "none.pem")))
+        async with sink.listen(bounds=bounds) as listener, contextlib.AsyncExitStack() as stack:
+            reader, _ = await until_tls(listener, stack)
+            await rest(reader)
+            await sink.until(Event.CLOSED)
+            return sink.events, str(sink.errors[1])
+
+    events, why = run(act())
+    assert events == [Event.OPENED, Event.NOT_SECURED, Event.CLOSED]
+    assert "none.pem" in why
 
 
 def test_client_that_pipelines_everything_is_answered_in_order(run):

@@ -99,7 +99,9 @@ def _refusal(request: Request) -> Response | None:
     if not length.isdecimal() or len(length) > 12 or int(length) > longest:
         return plainly(request, 413, f"The body is too long; {longest} octets at most.")
     if "chunked" in request.headers.get("transfer-encoding", ""):
-        return plainly(request, 411, "Send the body with a Content-Length.")
+        # RFC 9112 section 6.1: with both, what is a body to a proxy may be a request to us.
+        why = "Send the body with a Content-Length."
+        return plainly(request, 411, why, {"Connection": "close"})
     return None
 
 
