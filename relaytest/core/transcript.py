@@ -82,10 +82,11 @@ def visible(octets: bytes) -> str:
     >>> visible(b"caf\xc3\xa9\x07 \\")
     'caf\\xc3\\xa9\\x07 \\\\'
     """
-    return "".join(
-        chr(octet) if 0x20 <= octet < 0x7F and octet != 0x5C else _escape(octet) for octet in octets
-    )
+    return octets.decode("latin-1").translate(_ESCAPES)
 
 
 def _escape(octet: int) -> str:
     return "\\\\" if octet == 0x5C else f"\\x{octet:02x}"
+
+
+_ESCAPES = {octet: _escape(octet) for octet in (*range(0x20), 0x5C, *range(0x7F, 0x100))}

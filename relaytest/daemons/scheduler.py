@@ -14,7 +14,7 @@ import structlog
 from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError, RefusedRequestError
 from relaytest.core.judge import judge
-from relaytest.core.listing import Event, unlistable
+from relaytest.core.listing import Event, State, unlistable
 from relaytest.core.verdict import ELSEWHERE, Finding, Patience, Verdict
 from relaytest.daemons import metrics, shipped
 from relaytest.daemons.ledger import Cause, Ledger, Move
@@ -184,6 +184,8 @@ class Scheduler:
         if verdict.finding is Finding.OPEN and (why := unlistable(trial.address)):
             log.warning("open, but not listed", address=str(trial.address), why=why)
             return
+        if verdict.finding is Finding.CLOSED and not await self._stands(connection, trial):
+            return  # most are: closed, and on no list
         newer = await evidence_store.newer_finding(connection, trial)
         if newer is not None:  # what an old trial shows by now is no longer how things are
             await self._apply_late(connection, trial, verdict, newer)
@@ -201,6 +203,11 @@ class Scheduler:
         cause = await self._ledger.cause_of(connection, trial, verdict)
         if cause is not None:
             _tell(await self._ledger.move(connection, trial.address, trial.port, cause))
+
+    async def _stands(self, connection: Connection, trial: Trial) -> bool:
+        """Whether the target is listed or suspected."""
+        state, _ = await listings.state_of(connection, trial.address, trial.port)
+        return state is not State.UNLISTED
 
     async def _apply_late(
         self, connection: Connection, trial: Trial, verdict: Verdict, newer: Finding

@@ -88,6 +88,9 @@ class Worker:
         self._line = Lifeline(_SILENCE)
         self._id: int | None = None
         self._visits: dict[asyncio.Task[None], int] = {}  # to the job's number
+        # Stores leave a connection to the heart and one to the claim: a beat that waits behind
+        # hundreds of stores comes too late, and then every visit is broken off.
+        self._stores = asyncio.Semaphore(max(1, config.database.pool - 2))
         self._unsure = False  # whether the last claim was committed
 
     async def run(self, stop: Stop) -> None:
@@ -314,7 +317,7 @@ class Worker:
     async def _write(self, write: Callable[[Connection], Awaitable[None]]) -> None:
         """Write, waiting for the database as long as the lease may hold."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._lease.total_seconds()):
+            async with asyncio.timeout(self._lease.total_seconds()), self._stores:
                 await once_there("worker", self._database, write, Stop())
 
 

@@ -19,8 +19,7 @@ from relaytest.core.visit import SessionRecord
 from relaytest.store.database import Connection
 
 SESSION_IDS = """
-    SELECT nextval(pg_get_serial_sequence('relaytest.session', 'id')) AS id
-      FROM generate_series(1, $1)
+    SELECT nextval('relaytest.session_id_seq') AS id FROM generate_series(1, $1)
 """
 # The ids come first, so that all sessions of a visit go in one trip.
 SAVE_SESSION = """
@@ -36,10 +35,11 @@ SAVE_OUTCOMES = """
       FROM unnest($3::bigint[], $4::integer[], $5::text[], $6::smallint[], $7::text[])
 """
 SAVE_VISIT = """
-    UPDATE relaytest.trial
-       SET visits = $2, forms = $3,
-           probed_at = now(), ended = $4, settle_at = now()
-     WHERE id = $1
+    WITH saved AS (
+        UPDATE relaytest.trial
+           SET visits = $2, forms = $3, probed_at = now(), ended = $4, settle_at = now()
+         WHERE id = $1)
+    SELECT pg_notify('relaytest_evidence', '')
 """
 RING = "SELECT pg_notify('relaytest_evidence', '')"
 ADD_RECEIPT = """
@@ -84,15 +84,18 @@ SINK_PROVEN = """
                                 AND sent_at < now() - $2::interval), false)
       FROM relaytest.sink_check WHERE sent_at >= $1::timestamptz
 """
-LAST_VERDICT = """
-    SELECT verdict, reason, condition, exit_address, forms, explanation
-      FROM relaytest.verdict WHERE trial = $1 ORDER BY id DESC LIMIT 1
-"""
 SAVE_VERDICT = """
     INSERT INTO relaytest.verdict
            (trial, address, port, verdict, reason, condition, exit_address, confidence,
             explanation, forms)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    SELECT $1::bigint, $2::inet, $3::integer, $4::text, $5::text, $6::text, $7::inet, $8::text,
+           $9::text, $10::text[]
+     WHERE NOT EXISTS (
+        SELECT FROM (SELECT verdict, reason, condition, exit_address, explanation, forms
+                       FROM relaytest.verdict WHERE trial = $1 ORDER BY id DESC LIMIT 1) AS last
+         WHERE last IS NOT DISTINCT FROM
+               ROW($4::text, $5::text, $6::text, $7::inet, $9::text, $10::text[]))
+    RETURNING id
 """
 NEWER = """
     SELECT verdict FROM relaytest.verdict
@@ -189,7 +192,6 @@ async def save_visit(
             SAVE_OUTCOMES, trial, visit, *(list(column) for column in zip(*rows, strict=True))
         )
     await connection.execute(SAVE_VISIT, trial, visit, list(forms), ended)
-    await connection.execute(RING)
 
 
 def _session_row(record: SessionRecord) -> tuple[object, ...]:
@@ -286,14 +288,16 @@ async def evidence_of(
         check_every: How often the sink is checked, to tell whether it was all the time.
         near: Prefix lengths within which addresses are one system.
     """
-    proven = trial.probed_at is not None and await connection.fetchval(
+    asked = tuple(_asked(row) for row in await connection.fetch(OUTCOMES, trial.id))
+    # Only who was given a message can be waited for.
+    proven = any(one.step is Step.END_OF_DATA for one in asked) and await connection.fetchval(
         SINK_PROVEN, trial.probed_at, check_every
     )
     return Evidence(
         address=trial.address,
         battery=battery,
         forms=tuple(battery[number] for number in trial.forms if number in battery),
-        asked=tuple(_asked(row) for row in await connection.fetch(OUTCOMES, trial.id)),
+        asked=asked,
         met=tuple(_met(row) for row in await connection.fetch(SESSIONS, trial.id)),
         receipts=tuple(_receipt(row) for row in await connection.fetch(RECEIPTS, trial.id)),
         probed_at=trial.probed_at,
@@ -322,28 +326,20 @@ def _receipt(row: asyncpg.Record) -> Receipt:
 
 async def save_verdict(connection: Connection, trial: Trial, verdict: Verdict) -> bool:
     """Store a verdict unless the trial's last one says the same; return whether it is news."""
-    row = (
-        verdict.finding.value,
-        verdict.reason.value,
-        verdict.condition,
-        verdict.exit_address,
-        list(verdict.forms),
-        verdict.explanation,
-    )
-    last = await connection.fetchrow(LAST_VERDICT, trial.id)
-    if last is not None and tuple(last) == row:
-        return False
-    await connection.execute(
+    saved = await connection.fetchval(
         SAVE_VERDICT,
         trial.id,
         trial.address,
         trial.port,
-        *row[:4],
+        verdict.finding.value,
+        verdict.reason.value,
+        verdict.condition,
+        verdict.exit_address,
         verdict.confidence,
         verdict.explanation,
         list(verdict.forms),
     )
-    return True
+    return saved is not None
 
 
 async def newer_finding(connection: Connection, trial: Trial) -> Finding | None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +37,15 @@ def cores() -> tuple[int | None, int | None]:
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
     """Stay on one core while the block runs; threads begun meanwhile stay there, too."""
+    with pinned_to(os.sched_getaffinity(0) if core is None else {core}):
+        yield
+
+
+@contextlib.contextmanager
+def pinned_to(allowed: Iterable[int]) -> Iterator[None]:
+    """Stay on some cores while the block runs, with all that is begun meanwhile."""
     before = os.sched_getaffinity(0)
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, allowed)
     try:
         yield
     finally:
@@ -73,12 +79,15 @@ def beside(kind: str, *arguments: object, core: int | None = None) -> Iterator[P
 
 
 @contextlib.contextmanager
-def program(command: str, settings: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def program(
+    command: str, settings: dict[str, str], front: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run `relaytest COMMAND` as an operator does, while the block runs.
 
     Args:
         command: For instance "worker".
         settings: RELAYTEST_... in its environment.
+        front: Options of the interpreter, such as a module that watches it.
 
     Raises:
         RuntimeError: It ended by itself; with what it wrote.
@@ -86,7 +95,7 @@ def program(command: str, settings: dict[str, str]) -> Iterator[subprocess.Popen
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            [sys.executable, "-m", "relaytest", *command.split()],
+            [sys.executable, *front, "-m", "relaytest", *command.split()],
             cwd=ROOT,
             env=os.environ | settings,
             stdin=subprocess.DEVNULL,
@@ -111,5 +120,17 @@ def program(command: str, settings: dict[str, str]) -> Iterator[subprocess.Popen
 
 def cpu_seconds(pid: int) -> float:
     """Return the processor time that a running process has used, user and system (proc(5))."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return sum(map(int, _stat(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Likewise of a process with its children, those that have ended and those that live."""
+    spent = sum(map(int, _stat(pid)[11:15])) / os.sysconf("SC_CLK_TCK")
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            spent += tree_cpu_seconds(child)
+    return spent
+
+
+def _stat(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -944,6 +944,40 @@ async def test_a_result_waits_for_a_disk_that_is_full(begin):
         assert found(row) == ("closed", "refused")
         assert await lab.connection.fetchval("SELECT max(visits) FROM relaytest.trial") == 1
     assert len(set(server.tried)) == len(server.tried)
+
+
+async def test_the_heart_beats_on_however_many_results_wait(begin, connection, monkeypatch):
+    monkeypatch.setattr(worker, "_BEAT", timedelta(seconds=0.05))
+    async with begin() as lab, contextlib.AsyncExitStack() as stack:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE relaytest.session IN EXCLUSIVE MODE")
+            for _ in range(lab.config.database.pool + 10):
+                host, port = await stack.enter_async_context(nobody())
+                await lab.insert(host, port)
+
+            async def many() -> bool | None:
+                return await _waiting(lab) >= lab.config.database.pool - 2 or None
+
+            await until(many, "results that wait")
+            last = await _beat_at(lab)
+
+            async def beaten() -> bool | None:
+                return await _beat_at(lab) > last or None
+
+            await until(beaten, "a beat")
+            assert await _waiting(lab) == lab.config.database.pool - 2
+        await lab.idle()
+
+
+async def _waiting(lab: Lab) -> int:
+    return await lab.connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND query LIKE '%INSERT INTO relaytest.session%' AND pid <> pg_backend_pid()"
+    )
+
+
+async def _beat_at(lab: Lab) -> datetime:
+    return await lab.connection.fetchval("SELECT max(beat_at) FROM relaytest.worker")
 
 
 async def test_a_visit_outlasts_a_restart_of_postgresql(tmp_path):

@@ -52,6 +52,25 @@ def fresh_address() -> str:
     raise ServerError("every address in 127.66.0.0/16 is taken")
 
 
+def fresh_block() -> str:
+    """Return the first two numbers of a 127.n.0.0/16 that no running test process has been given.
+
+    For thousands of targets, each with an address of its own: one claim, as of `fresh_address`,
+    is for all of them.
+    """
+    for step in range(180):
+        block = f"127.{70 + (os.getpid() + step) % 180}"
+        claim = socket.socket()
+        try:
+            claim.bind((f"{block}.0.1", CLAIM_PORT))
+        except OSError:
+            claim.close()
+            continue
+        claim.detach()
+        return block
+    raise ServerError("every block from 127.70 to 127.249 is taken")
+
+
 def fresh_port(address: str) -> int:
     """Return a TCP port that is free on an address just now; for ::1, which there is one of."""
     with socket.socket(family(address)) as probe:

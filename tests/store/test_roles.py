@@ -13,7 +13,7 @@ from tests.store.test_statements import STATEMENTS
 
 ROLES = ("submit", "read", "worker", "sink", "scheduler", "publisher", "web", "notifier")
 
-JUDGING = "evidence: OUTCOMES SESSIONS RECEIPTS SINK_PROVEN TRIAL LAST_VERDICT SAVE_VERDICT"
+JUDGING = "evidence: OUTCOMES SESSIONS RECEIPTS SINK_PROVEN TRIAL SAVE_VERDICT"
 ANYBODY = "evidence: RING WANT_CHECK / jobs: RING / pauses: RING / keys: RING / listings: RING"
 # What each daemon calls, by module of relaytest.store.
 NEEDS = {
