@@ -32,6 +32,14 @@ CREATE UNIQUE INDEX pause_once ON relaytest.pause (vantage, coalesce(network::te
 ALTER TABLE relaytest.job ADD COLUMN held_by bigint;    -- the pause for whose end it waits
 CREATE INDEX job_held ON relaytest.job (held_by) WHERE held_by IS NOT NULL;
 
+-- Infinite times cannot be subtracted: one of a request would have stopped every worker.
+UPDATE relaytest.job SET run_at = now() WHERE NOT run_at BETWEEN '1970-01-01 UTC' AND '9000-01-01 UTC';
+UPDATE relaytest.name_request SET run_at = now() WHERE NOT run_at BETWEEN '1970-01-01 UTC' AND '9000-01-01 UTC';
+ALTER TABLE relaytest.job
+    ADD CONSTRAINT run_at_is_a_time CHECK (run_at BETWEEN '1970-01-01 UTC' AND '9000-01-01 UTC');
+ALTER TABLE relaytest.name_request
+    ADD CONSTRAINT run_at_is_a_time CHECK (run_at BETWEEN '1970-01-01 UTC' AND '9000-01-01 UTC');
+
 ALTER FUNCTION relaytest.grant_roles() RENAME TO grant_partition_roles;
 CREATE FUNCTION relaytest.grant_roles() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog AS $$
@@ -41,6 +49,7 @@ BEGIN
         relaytest_scheduler, relaytest_publisher, relaytest_web, relaytest_notifier;
     GRANT SELECT, INSERT, UPDATE ON relaytest.publication TO relaytest_publisher;
     GRANT SELECT (id, send_at) ON relaytest.mail TO relaytest_scheduler;
+    GRANT SELECT (probed_at) ON relaytest.trial TO relaytest_sink;
     GRANT SELECT ON relaytest.pause TO relaytest_scheduler;
 END $$;
 COMMENT ON FUNCTION relaytest.grant_roles IS

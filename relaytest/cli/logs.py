@@ -16,6 +16,7 @@ def start_log(log: Log, stream: TextIO = sys.stderr) -> None:
         structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
     )
     shared: list[structlog.typing.Processor] = [
+        _add_name,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -36,11 +37,26 @@ def start_log(log: Log, stream: TextIO = sys.stderr) -> None:
     logging.getLogger("asyncpg").setLevel(logging.CRITICAL)
 
 
+class _Logger(structlog.PrintLogger):
+    """One that knows who logs."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        super().__init__(stream)
+        self.name = name
+
+
+def _add_name(
+    logger: _Logger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """Say who logs: a daemon, of which one process may run several."""
+    return {"from": logger.name, **event}
+
+
 class _Named:
     """Makes the loggers; structlog.get_logger("worker") calls it with the name."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def __call__(self, *_name: str) -> structlog.PrintLogger:
-        return structlog.PrintLogger(self._stream)
+    def __call__(self, name: str) -> _Logger:
+        return _Logger(self._stream, name)

@@ -116,12 +116,14 @@ class Service:
         try:
             wanted = self._read()
         except ConfigError as error:
+            metrics.RELOADS.labels("refused").inc()
             log.error("configuration not reloaded: it is wrong", error=str(error))
             return
         config = taken_over(self.config, wanted)
         changed = changed_options(self.config, config)
         if later := changed_options(config, wanted):
             log.warning("these options change with a restart only", options=later)
+        metrics.RELOADS.labels("done").inc()
         log.info("configuration reloaded", changed=changed)
         if not changed:
             return
@@ -148,6 +150,7 @@ class Service:
             except (OSError, RelaytestError) as error:
                 if former is None or self.stop.wished:
                     raise
+                metrics.RELOADS.labels("taken-back").inc()
                 log.error("not possible; back to the configuration before", error=str(error))
                 self._next = former
             if self._next is None:

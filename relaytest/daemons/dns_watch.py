@@ -124,5 +124,5 @@ async def failing_tests(config: Config, apex: Apex | None = None) -> list[str]:
         got = await listed_as(config.publish.server, name, config.dns.timeout)
         if got != ([expected] if expected else []):
             said = "no answer" if got is None else ", ".join(got) or "not listed"
-            wrong.append(f"{name}: {said}, not {expected or 'not listed'}")
+            wrong.append(f"{name}: {said}; right is {expected or 'not listed'}")
     return wrong

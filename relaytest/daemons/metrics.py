@@ -18,15 +18,18 @@ from prometheus_client import (
     make_asgi_app,
 )
 
+from relaytest import __version__
 from relaytest.core.config import Config, split_endpoint
 from relaytest.net.http_server import serve_http
 
 REGISTRY = CollectorRegistry()
+Child = Counter  # of one set of labels
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
 _QUICK = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_SLOW = (0.01, 0.05, 0.2, 1, 5, 20, 60, 300, 1200, 3600, 14400, 86400, 432000)
 # One after the other from the port of metrics.listen on; `all` and `up` are one process.
 _ORDER = ("worker", "sink", "scheduler", "publisher", "web", "notifier")
 
@@ -39,23 +42,33 @@ def _gauge(name: str, text: str, *labels: str) -> Gauge:
     return Gauge(f"relaytest_{name}", text, labels, registry=REGISTRY)
 
 
-def _histogram(name: str, text: str) -> Histogram:
-    return Histogram(f"relaytest_{name}", text, buckets=_QUICK, registry=REGISTRY)
+def _histogram(name: str, text: str, buckets: tuple[float, ...] = _QUICK) -> Histogram:
+    return Histogram(f"relaytest_{name}", text, buckets=buckets, registry=REGISTRY)
 
 
 # all daemons
 DATABASE_AWAY = _counter("database_away_total", "Times that the database went away.", "daemon")
 LISTENING = _gauge("listening", "1: NOTIFY is heard; 0: looking every second.", "daemon")
+RELOADS = _counter("reloads_total", "Reloads of the configuration, by what came of it.", "result")
+_gauge("info", "1: there is a process of this version.", "version").labels(__version__).set(1)
 # worker
+CLAIM_WAIT = _histogram("claim_wait_seconds", "From when a job was due until its claim.", _SLOW)
 CLAIM_SECONDS = _histogram("claim_seconds", "Time of one claim, with its commit.")
 JOBS_CLAIMED = _counter("jobs_claimed_total", "Jobs claimed.")
 VISITING = _gauge("visits_in_flight", "Targets that are visited now.")
 VISITS = _counter("visits_total", "Visits that ended, by how.", "result")
+TALKING = _gauge("sessions_in_flight", "Connections to targets now.")
 SESSIONS = _counter("sessions_total", "Connections to targets, by how they ended.", "ended")
 OUTCOMES = _counter("outcomes_total", "Answers to forms, by step and first digit.", "step", "code")
+FORM_OUTCOMES = _counter(
+    "form_outcomes_total", "Answers to forms, by the step that each came to.", "form", "step"
+)
 # sink
 SINK_EVENTS = _counter("sink_events_total", "What happened to connections.", "event")
 RECEIPTS = _counter("receipts_total", "Messages for our tokens that were stored.", "mailbox")
+RETURN_SECONDS = _histogram(
+    "return_seconds", "From the end of a visit until its message came back.", _SLOW
+)
 SINK_CHECKS = _counter("sink_checks_total", "Messages to ourselves, by what came of it.", "result")
 # scheduler
 VERDICTS = _counter("verdicts_total", "Verdicts.", "verdict", "reason")
@@ -66,6 +79,11 @@ LISTED = _gauge("listed", "Listed targets.", "code")
 UNSETTLED = _gauge("unsettled", "Trials that wait for mail or for the judge.", "all")
 SINK_PROVEN = _gauge("sink_proven_seconds", "Since our own mail last came back.", "all")
 WORKERS = _gauge("workers", "Workers that beat within the last 20 seconds.", "vantage")
+DAEMONS = _gauge("daemons", "Other daemons that beat within the last 20 seconds.", "daemon")
+RESCUED = _counter("jobs_rescued_total", "Jobs that were freed, for their worker was dead.")
+PAUSES = _gauge("pauses", "Pauses of visits, by what is paused.", "of")
+MAIL_QUEUE = _gauge("mail_queue", "Mails that wait to be sent.", "state")
+MAIL_OLDEST = _gauge("mail_oldest_due_seconds", "How long the oldest due mail waits.", "all")
 # publisher
 PUBLICATIONS = _counter("publications_total", "Publications, by what came of it.", "zone", "result")
 PUBLISHED_AT = _gauge("published_timestamp_seconds", "Last publication.", "zone")

@@ -27,6 +27,7 @@ from relaytest.core.plan import Purpose, Round, Sizes
 from relaytest.core.probe import Form, Helo
 from relaytest.core.target import Address
 from relaytest.core.visit import SessionRecord
+from relaytest.daemons import metrics
 from relaytest.daemons.clock import utcnow
 from relaytest.net.dns import Resolver
 from relaytest.net.smtp_client import (
@@ -350,7 +351,8 @@ class Prober:
             async with connection:
                 record.transcript = connection.transcript
                 record.source = connection.source
-                await self._converse(connection, record, offers, way)
+                with metrics.TALKING.track_inprogress():
+                    await self._converse(connection, record, offers, way)
         except ConnectFailedError as error:
             record.broken = error.broken
         except NoSocketError as error:

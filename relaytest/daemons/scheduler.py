@@ -4,10 +4,9 @@ Any number may run: every duty takes its rows with SKIP LOCKED inside one transa
 """
 
 import asyncio
-import functools
-import math
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 import structlog
 
@@ -19,6 +18,7 @@ from relaytest.core.verdict import ELSEWHERE, Finding, Patience, Verdict
 from relaytest.daemons import metrics, shipped
 from relaytest.daemons.ledger import Cause, Ledger, Move
 from relaytest.daemons.loop import Stop, forever
+from relaytest.daemons.measuring import measure
 from relaytest.daemons.names import NameDesk
 from relaytest.daemons.nominating import SampleDesk
 from relaytest.daemons.presence import present
@@ -27,7 +27,6 @@ from relaytest.net.dns import Resolver
 from relaytest.store import (
     allowances,
     daemons,
-    gauges,
     jobs,
     keys,
     listings,
@@ -274,6 +273,7 @@ class Scheduler:
             dead = self._watch.silent(beats, asyncio.get_running_loop().time())
             freed = await jobs.rescue(connection, dead)
             await daemons.bury(connection)
+        metrics.RESCUED.inc(freed)
         if freed:
             log.warning("freed the jobs of dead workers", jobs=freed)
 
@@ -318,7 +318,7 @@ class Scheduler:
             pass
         trials = _STEP
         while trials == _STEP:
-            forget = functools.partial(keeping.forget_trials, most=_STEP)
+            forget = partial(keeping.forget_trials, most=_STEP)
             trials = await self._forgotten(forget, retention.verdicts)
 
     async def _forgotten(
@@ -339,28 +339,8 @@ class Scheduler:
                 log.info("partition made ahead")
 
     async def measure(self) -> None:
-        """Count what there is, for metrics, if anybody wants them."""
-        if not self._config.metrics.listen:
-            return
-        async with self._database.transaction() as connection:
-            queue = await gauges.jobs(connection)
-            listed = await gauges.listed(connection)
-            workers = await gauges.workers(connection)
-            rest = await gauges.rest(connection)
-        for gauge in (metrics.JOBS, metrics.OLDEST_DUE, metrics.LISTED, metrics.WORKERS):
-            gauge.clear()  # what there is none of any more
-        for row in queue:
-            for state in ("due", "later", "leased"):
-                metrics.JOBS.labels(row["priority"], state).set(row[state])
-            metrics.OLDEST_DUE.labels(row["priority"]).set(row["oldest_due"])
-        for row in listed:
-            metrics.LISTED.labels(row["code"]).set(row["listed"])
-        for row in workers:
-            metrics.WORKERS.labels(row["vantage"]).set(row["workers"])
-        metrics.UNSETTLED.labels("").set(rest["unsettled"])
-        metrics.SINK_PROVEN.labels("").set(
-            math.inf if rest["sink_proven"] is None else rest["sink_proven"]
-        )
+        """Count what there is, for metrics."""
+        await measure(self._config, self._database)
 
     async def retire_keys(self) -> None:
         """Forget keys that nothing can come back for any more."""

@@ -131,8 +131,10 @@ class Sink:
         return True
 
     async def _store_receipt(self, connection: Connection, arrival: evidence.Arrival) -> None:
-        copies = await evidence.add_receipt(connection, arrival)
+        copies, after = await evidence.add_receipt(connection, arrival)
         metrics.RECEIPTS.labels(arrival.mailbox.name.lower()).inc()
+        if copies == 1 and arrival.mailbox is Mailbox.FORWARD:
+            metrics.RETURN_SECONDS.observe(after.total_seconds() if after else 0.0)
         log.info(
             "receipt",
             peer=str(arrival.peer),

@@ -10,10 +10,11 @@ import contextlib
 import itertools
 import os
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 
 import structlog
 
@@ -154,6 +155,7 @@ class Worker:
         metrics.JOBS_CLAIMED.inc(len(claimed))
         self._unsure = False
         for job in claimed:
+            metrics.CLAIM_WAIT.observe(job.waited.total_seconds())
             visit = self._start(self._serve(job, barred.get(job.address)))
             self._visits[visit] = job.id
             metrics.VISITING.inc()
@@ -323,8 +325,19 @@ class Worker:
 
 def _count(visit: Visit) -> None:
     metrics.VISITS.labels("done").inc()
+    names = {form.number: form.id for form in visit.forms} | {CONTROL: "control"}
+    codes: Counter[tuple[str, str]] = Counter()
     for record in visit.records:
         metrics.SESSIONS.labels(record.ended).inc()
         for outcome in record.answers.outcomes:
             code = f"{outcome.reply.code // 100}xx" if outcome.reply else "none"
-            metrics.OUTCOMES.labels(outcome.step.value, code).inc()
+            codes[outcome.step.value, code] += 1
+            _of_form(names.get(outcome.form, "unknown"), outcome.step.value).inc()
+    for labels, count in codes.items():
+        metrics.OUTCOMES.labels(*labels).inc(count)
+
+
+@cache
+def _of_form(form: str, step: str) -> metrics.Child:
+    """A series found once: there are as many as forms and steps, and looking for one is slow."""
+    return metrics.FORM_OUTCOMES.labels(form, step)

@@ -49,7 +49,9 @@ ADD_RECEIPT = """
     ON CONFLICT ON CONSTRAINT receipt_once DO UPDATE SET copies = r.copies + 1, last_at = now()
     RETURNING copies
 """
-WAKE_TRIAL = "UPDATE relaytest.trial SET settle_at = now() WHERE id = $1"
+WAKE_TRIAL = """
+    UPDATE relaytest.trial SET settle_at = now() WHERE id = $1 RETURNING now() - probed_at
+"""
 DUE_TRIAL = """
     SELECT id, address, port, forms, probed_at, ended, reason::text, vantage, now() AS read_at
       FROM relaytest.trial
@@ -227,10 +229,14 @@ def _parse_whole(text: str | None) -> Reply | None:
     return Reply(int(text[:3]), (text[4:],)) if text else None
 
 
-async def add_receipt(connection: Connection, arrival: Arrival) -> int:
-    """Store a message that reached the sink; return how often it has come by now.
+async def add_receipt(connection: Connection, arrival: Arrival) -> tuple[int, timedelta | None]:
+    """Store a message that reached the sink.
 
     A relay may deliver a message twice: that is one receipt with a count.
+
+    Returns:
+        How often it has come by now; and, of the first, how long after the visit (None: before
+        its end).
     """
     copies: int = await connection.fetchval(
         ADD_RECEIPT,
@@ -244,10 +250,11 @@ async def add_receipt(connection: Connection, arrival: Arrival) -> int:
         arrival.message,
         arrival.size,
     )
-    if copies == 1:
-        await connection.execute(WAKE_TRIAL, arrival.trial)
-        await connection.execute(RING)
-    return copies
+    if copies > 1:
+        return copies, None
+    after: timedelta | None = await connection.fetchval(WAKE_TRIAL, arrival.trial)
+    await connection.execute(RING)
+    return copies, after
 
 
 async def due_trial(connection: Connection) -> Trial | None:

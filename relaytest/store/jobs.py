@@ -36,7 +36,7 @@ CLAIM = """
           FROM claimed AS c CROSS JOIN newest
         ON CONFLICT (id) DO NOTHING)
     SELECT c.id, c.address, c.port, c.reason::text, c.attempt, c.trial, c.worker,
-           coalesce(t.visits, 0) AS visits, k.key
+           coalesce(t.visits, 0) AS visits, k.key, now() - c.run_at AS waited
       FROM claimed AS c CROSS JOIN newest
       -- LIMIT: else a plan that was made while there were few trials reads them all for ever
       LEFT JOIN LATERAL (SELECT id, visits, key FROM relaytest.trial
@@ -185,6 +185,7 @@ class Job:
         trial: Whose tokens to use; it exists.
         visits: Visits of the trial that have ended.
         key: Signs its tokens, at every visit the same.
+        waited: Since it was due.
     """
 
     id: int
@@ -196,6 +197,7 @@ class Job:
     worker: int
     visits: int
     key: bytes = field(repr=False)
+    waited: timedelta = timedelta(0)
 
 
 class Ending(enum.Enum):

@@ -263,7 +263,7 @@ def analyze(tmp_path):
     program_path = require_installed("systemd-analyze", package="systemd")
     target = tmp_path / "etc/systemd/system"
     shutil.copytree(ROOT / "systemd", target)
-    for program in (tmp_path / "usr/local/bin/relaytest", tmp_path / "bin/kill"):
+    for program in (tmp_path / "usr/local/bin/relaytest", tmp_path / "bin/sh"):
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from relaytest.daemons import metrics, publisher, scheduler, sink, worker
 from tests.daemons.peers import Target, send
-from tests.daemons.test_web import Site, put_on, serving
+from tests.daemons.test_web import Site, serving
 from tests.lab import lab_config, until
 from tests.mta.process import fresh_address, fresh_port
 
@@ -33,6 +33,7 @@ async def test_what_happens_is_counted(begin, connection):
             ("visits_total", {"result": "done"}),
             ("verdicts_total", {"verdict": "closed", "reason": "refused"}),
             ("claim_seconds_count", {}),
+            ("claim_wait_seconds_count", {}),
         )
     }
     listen = f"{(host := fresh_address())}:{fresh_port(host)}"
@@ -52,7 +53,10 @@ async def test_what_happens_is_counted(begin, connection):
         value("verdicts_total", verdict="closed", reason="refused") == before["verdicts_total"] + 1
     )
     assert value("claim_seconds_count") > before["claim_seconds_count"]
-    assert value("visits_in_flight") == 0
+    assert value("claim_wait_seconds_count") == before["claim_wait_seconds_count"] + 1
+    assert value("visits_in_flight") == value("sessions_in_flight") == 0
+    assert value("form_outcomes_total", form="S-NULL/R-PLAIN", step="rcpt") >= 1
+    assert value("form_outcomes_total", form="control", step="rcpt") >= 1
     assert value("outcomes_total", step="rcpt", code="5xx") >= 20
     assert value("sink_events_total", event="opened") >= 1
     assert value("publications_total", zone="relays.example", result="done") >= 1
@@ -62,22 +66,6 @@ async def test_what_happens_is_counted(begin, connection):
 
 async def _seen(name: str, **labels: str) -> bool | None:
     return metrics.REGISTRY.get_sample_value(f"relaytest_{name}", labels) is not None or None
-
-
-async def test_what_there_is_none_of_any_more_has_no_series(database, connection, tmp_path):
-    config = lab_config(tmp_path, metrics={"listen": "127.0.0.1:9600"})
-    duty = scheduler.Scheduler(config, database)
-    await put_on(connection)
-    await connection.execute(
-        "INSERT INTO relaytest.retest (target, reason) VALUES ('192.0.2.9', 'recheck')"
-    )
-    await duty.measure()
-    assert value("jobs", priority="2", state="due") == 1
-    assert value("listed", code="2") == 1
-    await connection.execute("DELETE FROM relaytest.job")
-    await connection.execute("UPDATE relaytest.listing SET expires_at = now()")
-    await duty.measure()
-    assert metrics.REGISTRY.get_sample_value("relaytest_listed", {"code": "2"}) is None
 
 
 async def test_prometheus_can_read_them(database, tmp_path):

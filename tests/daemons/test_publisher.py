@@ -623,7 +623,7 @@ async def test_a_server_of_another_zone_fails_the_self_test(dsn, database, folde
         await until(lambda: _passes(other), "right answers")
         wrong = await failing_tests(config)
     assert len(wrong) == len(list(self_test(ZONE)))
-    assert wrong[0] == f"2.0.0.127.{ZONE}: no answer, not 127.0.0.2"
+    assert wrong[0] == f"2.0.0.127.{ZONE}: no answer; right is 127.0.0.2"
 
 
 async def test_a_server_that_does_not_answer_fails_the_self_test(folder):

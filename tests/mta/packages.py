@@ -146,6 +146,7 @@ RECIPES = {
     "dnsperf": Recipe(packages=("dnsperf",), program="usr/bin/dnsperf"),
     "pgbouncer": Recipe(packages=("pgbouncer",), program="usr/sbin/pgbouncer"),
     "minisign": Recipe(packages=("minisign",), program="usr/bin/minisign"),
+    "prometheus": Recipe(packages=("prometheus",), program="usr/bin/promtool"),
     "nmap": Recipe(
         packages=("nmap", "nmap-common"),
         program="usr/bin/nmap",

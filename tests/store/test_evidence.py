@@ -128,7 +128,7 @@ async def test_a_saved_visit_wants_to_be_judged_at_once(connection, job):
 
 
 async def test_a_receipt_may_come_before_the_visit_is_stored(connection, job):
-    assert await evidence.add_receipt(connection, arrival(job.trial)) == 1
+    assert await evidence.add_receipt(connection, arrival(job.trial)) == (1, None)
     found = await read(connection, job)
     (receipt,) = found.receipts
     assert (receipt.form, receipt.peer, receipt.mailbox) == (257, PEER, Mailbox.FORWARD)
@@ -137,7 +137,7 @@ async def test_a_receipt_may_come_before_the_visit_is_stored(connection, job):
 
 
 async def test_a_duplicate_is_one_receipt_with_a_count(connection, job):
-    copies = [await evidence.add_receipt(connection, arrival(job.trial)) for _ in range(3)]
+    copies = [(await evidence.add_receipt(connection, arrival(job.trial)))[0] for _ in range(3)]
     assert copies == [1, 2, 3]
     assert len((await read(connection, job)).receipts) == 1
 
@@ -149,7 +149,7 @@ async def test_the_same_token_from_another_peer_is_another_receipt(connection, j
 
 
 async def test_a_receipt_of_an_unknown_trial_is_kept(connection):
-    assert await evidence.add_receipt(connection, arrival(999_999)) == 1
+    assert await evidence.add_receipt(connection, arrival(999_999)) == (1, None)
 
 
 async def test_the_message_is_kept_octet_by_octet(connection, job):

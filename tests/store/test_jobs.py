@@ -655,3 +655,14 @@ async def test_a_host_name_waits_to_be_looked_up(connection):
 async def test_what_is_no_host_name_is_refused(connection, name):
     with pytest.raises(RefusedRequestError, match="is not an IP address"):
         await jobs.enqueue(connection, Request(name, "operator"))
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0001-01-01", "9999-12-31"])
+async def test_a_request_for_a_time_that_is_none_is_refused(connection, moment):
+    """Infinite times cannot be subtracted: one of them would have stopped every worker."""
+    with pytest.raises(asyncpg.CheckViolationError, match="run_at_is_a_time"):
+        await connection.execute(
+            "INSERT INTO relaytest.retest (target, reason, run_at)"
+            " VALUES ('192.0.2.8', 'complaint', $1::text::timestamptz)",
+            moment,
+        )

@@ -30,8 +30,8 @@ NEEDS = {
     " OVERRULED STANDING / name_requests: TAKE DONE FORGET"
     " / nominations: ON_FILE ADD TAKE DONE FORGET OUTCOME"
     " / scope: LOCK CLEAR FILL NO_LABS LABS LIMITS PACE REFUSAL / vantages: BOUND_TO OTHER"
-    " / retention: MAKE EVIDENCE TRIALS / allowances: FORGET / gauges: JOBS LISTED WORKERS REST"
-    " / daemons: BURY",
+    " / retention: MAKE EVIDENCE TRIALS / allowances: FORGET / daemons: BURY"
+    " / gauges: JOBS LISTED WORKERS DAEMONS PAUSES MAIL REST",
     "publisher": "exports: PUBLISHED4 PUBLISHED6 / listings: CODE / dns_zones: WRITE DROP"
     " / publications: ORDERS DONE NOTE STANDBY RESERVED WIDE",
     "notifier": "mail: QUEUE_OUTCOMES QUEUE_NOTICES TAKE ADDRESS VERDICT RETURNED SENT FAILED"
