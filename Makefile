@@ -5,6 +5,7 @@
 #   make servers                              fetch real mail and DNS servers for the tests (apt)
 #   make bench                                measure, side by side with others
 #   make bench-accuracy                       servers of known truth, judged by us and by nmap
+#   make soak                                 everything breaks while servers are tested; then counts
 #   make fuzz                                 look for inputs that break a rule, for a minute
 #   make lint                                 linters and types only
 #   make clean                                remove what the above made (not the data of `up`)
@@ -15,7 +16,7 @@ BIN    := $(VENV)/bin
 DEMO   ?=
 ARGS   ?=
 
-.PHONY: up test servers bench bench-accuracy fuzz lint clean
+.PHONY: up test servers bench bench-accuracy soak fuzz lint clean
 
 up: $(VENV)/up.stamp
 	@exec $(BIN)/relaytest up $(if $(DEMO),--demo) $(ARGS)
@@ -31,6 +32,9 @@ bench: $(VENV)/dev.stamp
 
 fuzz: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: servers
+	$(BIN)/python -m tests.soak $(ARGS)
 
 bench-accuracy: servers
 	$(BIN)/python -m tests.bench accuracy $(ARGS)
