@@ -22,6 +22,21 @@ class Exchange:
     octets: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line as it went over the wire.
+
+    Attributes:
+        text: Safe to show, with the time and who said it in front.
+        sent: True for what we said.
+        octets: Without the line end.
+    """
+
+    text: str
+    sent: bool
+    octets: bytes
+
+
 @dataclass(slots=True)
 class Transcript:
     """What was said, in order, without gaps up to where it was full.
@@ -59,16 +74,16 @@ class Transcript:
            0.500 S: 220 mx \x1b[1m ready
            0.600 C: EHLO probe.example
         """
-        return "\n".join(text for text, _ in self.lines())
+        return "\n".join(line.text for line in self.lines())
 
-    def lines(self) -> Iterator[tuple[str, bytes]]:
-        """Yield a safe text for each wire line, with the line itself."""
+    def lines(self) -> Iterator[Line]:
+        """Yield each line; the last one may say how much was not kept."""
         for exchange in self.exchanges:
             front = f"{exchange.after:8.3f} {'C' if exchange.sent else 'S'}: "
             for line in _wire_lines(exchange.octets):
-                yield front + visible(line), line
+                yield Line(front + visible(line), exchange.sent, line)
         if self.dropped:
-            yield f"({self.dropped} more octets were not kept)", b""
+            yield Line(f"({self.dropped} more octets were not kept)", False, b"")
 
 
 def _wire_lines(octets: bytes) -> list[bytes]:

@@ -70,6 +70,20 @@ def format_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def spoken(duration: timedelta) -> str:
+    """Return a duration in words.
+
+    >>> spoken(timedelta(minutes=10)), spoken(timedelta(hours=24)), spoken(timedelta(seconds=90))
+    ('10 minutes', '1 day', '90 seconds')
+    """
+    seconds = duration.total_seconds()
+    for name, unit in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        if seconds and seconds % unit == 0:
+            count = int(seconds / unit)
+            return f"{count} {name}" if count == 1 else f"{count} {name}s"
+    return f"{seconds:g} seconds"
+
+
 def parse_host_name(value: object) -> str:
     """Read a host or domain name; letter case and a final dot do not matter."""
     name = value.rstrip(".").lower() if isinstance(value, str) else ""

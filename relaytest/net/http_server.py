@@ -4,11 +4,53 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, cast
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _GRACE = 2  # seconds for requests to end when the program stops
+_LOOK = 5.0  # seconds between two looks at a connection
+_SLOW = 15.0  # seconds for a client to send a request, and to take something of an answer
+_LITTLE = 1024  # octets; to take less from look to look is to take nothing
+
+
+class _Prompt(H11Protocol):
+    """Cuts off a client who takes his time; uvicorn itself waits for half a request for ever."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to look."""
+        super().connection_made(cast("asyncio.Transport", transport))
+        self._since: float | None = None  # when the request was first seen not to be whole
+        self._stuck = 0.0  # seconds without progress of the answer
+        self._unsent = 0
+        self._timer = self.loop.call_later(_LOOK, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End looking."""
+        self._timer.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Give the next request its own time."""
+        self._since = None
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        now = self.loop.time()
+        if self.conn.their_state not in {h11.IDLE, h11.SEND_BODY}:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        unsent = self.transport.get_write_buffer_size()
+        moves = unsent <= self._unsent - _LITTLE
+        self._stuck = 0.0 if moves or not unsent else self._stuck + _LOOK
+        self._unsent = unsent
+        if self._stuck > _SLOW or (self._since is not None and now - self._since > _SLOW):
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(_LOOK, self._look)
 
 
 class _Server(uvicorn.Server):
@@ -44,6 +86,8 @@ async def serve_http(
     server = _Server(
         uvicorn.Config(
             application,
+            http=_Prompt,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -16,7 +16,9 @@ VERDICTS = """
       FROM relaytest.verdict_latest WHERE address = $1 ORDER BY port
 """
 LISTINGS = """
-    SELECT port, code, listed_at, expires_at, recheck_at, trial
+    SELECT port, code, listed_at, expires_at, recheck_at, trial,
+           (SELECT nullif(greatest(relaytest.next_request_at(address, port), now()), now())
+           ) AS request_at
       FROM relaytest.listing_current WHERE address = $1 ORDER BY port
 """
 SUSPICIONS = """
@@ -32,9 +34,10 @@ JOBS = """
       FROM relaytest.job WHERE address = $1 ORDER BY port
 """
 HISTORY = """
-    SELECT port, at, event, old, new, why, trial, actor FROM relaytest.listing_history
-     WHERE address = $1 ORDER BY at DESC, id DESC LIMIT 200
+    SELECT port, at, event, old, new, why, trial, actor, id FROM relaytest.listing_history
+     WHERE address = $1 AND id < $2 ORDER BY id DESC LIMIT 200
 """
+MOST_HISTORY = 200
 TRIAL = "SELECT id, address, port, started_at, visits FROM relaytest.trial WHERE id = $1"
 SESSIONS = """
     SELECT id, purpose, started_at, seconds, host(source) AS source, ended, detail, tls,
@@ -79,6 +82,7 @@ MOMENT = """
 
 
 Row = asyncpg.Record  # by this name also for those who do not know asyncpg
+LAST = (1 << 63) - 1  # no id is greater
 _MOST_SAID = 20_000  # octets that are looked through for the product's name
 
 
@@ -94,6 +98,18 @@ class Standing:
     exclusions: list[asyncpg.Record]
     nominations: list[asyncpg.Record]
     vantages: list[asyncpg.Record]
+
+    def why(self, port: int) -> str:
+        """Return why a port is listed, in words."""
+        open_now = [row for row in self.verdicts if row["verdict"] == "open"]
+        texts = [row["explanation"] for row in open_now if row["port"] == port]
+        listed = [row["why"] for row in self.history if row["new"] == "listed"]
+        return next(iter([*texts, *listed]), "")
+
+    def explains(self, verdict: asyncpg.Record) -> bool:
+        """Whether a verdict is why its port is listed."""
+        listed = verdict["port"] in {row["port"] for row in self.listings}
+        return listed and verdict["verdict"] == "open"
 
     @property
     def decisive(self) -> asyncpg.Record | None:
@@ -124,12 +140,25 @@ async def standing_of(connection: Connection, address: Address) -> Standing:
         await connection.fetch(VERDICTS, address),
         await connection.fetch(LISTINGS, address),
         await connection.fetch(JOBS, address),
-        await connection.fetch(HISTORY, address),
+        await history_of(connection, address),
         await connection.fetch(SUSPICIONS, address),
         await exclusions.covering(connection, address),
         await connection.fetch(NOMINATIONS, address),
         await vantages.views_of(connection, address),
     )
+
+
+async def history_of(
+    connection: Connection, address: Address, before: int = LAST
+) -> list[asyncpg.Record]:
+    """Return the newest changes of an address's listings, 200 at most.
+
+    Args:
+        connection: To use.
+        address: Of which.
+        before: Id of a change; only older ones.
+    """
+    return await connection.fetch(HISTORY, address, before)
 
 
 async def trial_evidence(connection: Connection, trial: int) -> TrialEvidence | None:

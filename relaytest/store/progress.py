@@ -7,7 +7,7 @@ from typing import Literal
 import asyncpg
 
 from relaytest.core.target import Address
-from relaytest.store import pages
+from relaytest.store import pages, vantages
 from relaytest.store.database import Connection
 
 JOB = """
@@ -44,6 +44,10 @@ STANDS = """
     SELECT EXISTS (SELECT FROM relaytest.listing_current WHERE address = $1 AND port = $2)
 """
 
+REQUEST_AT = """
+    SELECT nullif(greatest(relaytest.next_request_at($1, $2), now()), now())
+"""
+
 Stage = Literal["queued", "testing", "later", "waiting", "done"]
 
 
@@ -64,6 +68,8 @@ class Progress:
         returned: Of them, those that came back through it.
         verdict: The last one, with reason, explanation and decided_at.
         listed: Whether the target is on the list at this moment.
+        request_at: Before then no other removal can be requested; None: at once.
+        sources: From where it is tested, as far as that is known.
     """
 
     job: int
@@ -82,6 +88,8 @@ class Progress:
     returned: int
     verdict: asyncpg.Record | None
     listed: bool
+    request_at: datetime | None
+    sources: list[str]
 
 
 async def progress_of(connection: Connection, job: int) -> Progress | None:
@@ -116,7 +124,14 @@ async def progress_of(connection: Connection, job: int) -> Progress | None:
         returned=returned,
         verdict=verdict,
         listed=await connection.fetchval(STANDS, target["address"], target["port"]),
+        request_at=await connection.fetchval(REQUEST_AT, target["address"], target["port"]),
+        sources=await _sources(connection, target["address"]),
     )
+
+
+async def _sources(connection: Connection, address: Address) -> list[str]:
+    views = await vantages.views_of(connection, address)
+    return sorted({source for view in views for source in view["sources"]})
 
 
 def _is_of(trial: asyncpg.Record, job: asyncpg.Record | None) -> bool:

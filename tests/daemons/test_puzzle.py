@@ -101,7 +101,7 @@ async def test_near_a_limit_there_is_a_puzzle(database, tmp_path, connection, we
         page = await ask(site)
     assert page.status == 200
     assert "One more step" in page.words
-    assert "the test begins 10min from now" in page.words
+    assert "the test begins 10 minutes from now" in page.words
     assert await jobs_of(connection) == []
 
 

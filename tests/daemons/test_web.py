@@ -240,7 +240,7 @@ async def test_the_home_page_has_a_form_and_numbers(site, connection):
     page = await site.get("/")
     assert page.status == 200
     assert '<form action="/lookup" method="get">' in page.text
-    assert "Addresses listed</th><td>1</td>" in page.text
+    assert "Addresses listed</dt><dd>1</dd>" in page.text
     assert "not yet" in page.text
 
 
@@ -284,9 +284,8 @@ async def test_a_listed_address_has_all_that_its_owner_needs(site, connection):
     await judged(connection, "The server relays.", "open")
     page = await site.get(f"/lookup/{A}")
     assert page.status == 200
-    assert "Listed as an open relay (port 25)" in page.words.replace("<strong>", "").replace(
-        "</strong>", ""
-    )
+    assert "Listed as an open relay" in page.words
+    assert "Ends by itself" in page.words
     assert "127.0.0.2 for 1.2.0.192.relays.example" in page.words
     assert '<form action="/removal" method="post">' in page.text
     assert '<a href="/evidence/1">' in page.text
@@ -326,7 +325,7 @@ async def test_the_history_of_an_address_is_public(site, connection):
         A,
     )
     page = await site.get(f"/lookup/{A}")
-    assert "<td>unlisted &rarr; listed</td>" in page.text
+    assert "<strong>unlisted &rarr; listed</strong>" in page.text
     assert "It &lt;b&gt;relays&lt;/b&gt;" in page.text
 
 
@@ -361,12 +360,6 @@ async def test_no_token_is_shown_in_the_history(site, connection):
     assert hides(await site.get(f"/lookup/{A}"))
 
 
-async def test_no_token_is_shown_in_what_broke_a_session(site, connection):
-    await trial(connection)
-    await talked(connection, b"x", detail=f"the server hung up: {POSTFIX}")
-    assert hides(await site.get("/evidence/1"))
-
-
 ANYWHERE = {
     "plain": TOKEN.encode(),
     "upper-case": TOKEN.upper().encode(),
@@ -377,16 +370,6 @@ ANYWHERE = {
     "after-a-control": b"\x0b" + TOKEN.encode(),
     "after-a-letter": b"To:x" + TOKEN.encode(),
 }
-
-
-@pytest.mark.parametrize("octets", ANYWHERE.values(), ids=ANYWHERE)
-async def test_no_token_is_shown_in_evidence(site, connection, octets):
-    await trial(connection)
-    await talked(connection, octets + b"\r\n", octets + b"\r\n")
-    page = await site.get("/evidence/1")
-    assert hides(page)
-    await received(connection, message=octets, helo=octets, reverse=octets, forward=octets)
-    assert hides(await site.get("/evidence/1"))
 
 
 async def test_a_real_refusal_gives_no_token_away(begin, database, tmp_path):
@@ -410,64 +393,6 @@ async def test_a_real_refusal_gives_no_token_away(begin, database, tmp_path):
     for page in pages:
         assert "Relay access denied" in page.text
         assert not [token for token in tokens if token in page.text.lower()]
-
-
-# --- evidence
-
-
-async def test_hostile_octets_are_shown_as_harmless_text(site, connection):
-    await trial(connection)
-    await talked(connection, b"EHLO x\r\n", b"250 " + HOSTILE + b"\r\n")
-    await received(
-        connection,
-        message=b"Subject: " + HOSTILE + b"\r\n\r\n" + HOSTILE,
-        helo=HOSTILE,
-        reverse=b"<" + HOSTILE + b">",
-        forward=HOSTILE,
-    )
-    page = await site.get("/evidence/1")
-    assert page.status == 200
-    assert "<script" not in page.text
-    assert page.text.count("&lt;script&gt;") == 6
-    assert page.words.count(r"\x1b[31m \x00 \xe2\x80\xae \xff & \" \\".replace(r"\"", '"')) == 6
-    assert page.text.isascii() or not [one for one in page.text if ord(one) < 32 and one != "\n"]
-    assert not {"\x1b", "\x00", "\u202e", "\ufffd"} & set(page.text)
-
-
-async def test_evidence_tells_who_said_what_and_what_came_back(site, connection):
-    await trial(connection)
-    await talked(connection, b"EHLO probe.example\r\n", b"250-mx\r\n250 PIPELINING\r\n")
-    await received(connection, message=b"Subject: routing\r\n\r\ntext\r\n", helo=b"mx.example")
-    page = await site.get("/evidence/1")
-    assert "C: EHLO probe.example" in page.text
-    assert "S: 250-mx" in page.text
-    assert "S: 250 PIPELINING" in page.text
-    assert "S-EXT/R-PLAIN" in page.text
-    assert "From 192.0.2.9" in page.words
-    assert "2 copies" in page.words
-    assert "Subject: routing" in page.text
-    assert page.headers["x-robots-tag"] == "noindex"
-
-
-async def test_a_form_that_the_program_no_longer_knows_is_shown_by_its_number(site, connection):
-    await trial(connection)
-    await received(connection)
-    await connection.execute("UPDATE relaytest.receipt SET form = 65000")
-    assert "form 65000" in (await site.get("/evidence/1")).text
-
-
-async def test_a_trial_without_evidence_has_a_page(site, connection):
-    await trial(connection)
-    page = await site.get("/evidence/1")
-    assert (page.status, page.text.count("None.")) == (200, 1)
-
-
-@pytest.mark.parametrize("number", ["2", "0", "-1", str(1 << 40), "9" * 40])
-async def test_evidence_that_is_not_there_is_a_404(site, connection, number):
-    await trial(connection)
-    page = await site.get(f"/evidence/{number}")
-    assert page.status == 404
-    assert "No such evidence" in page.text
 
 
 async def test_other_paths_are_a_404(site):
@@ -737,8 +662,8 @@ async def test_a_database_error_is_no_empty_page(site, connection: asyncpg.Conne
     ("path", "words"),
     [
         ("/about-testing", ("probe.relaytest.example", "never write to your users", "postmaster@")),
-        ("/criteria", ("127.0.0.2", "after 30d", "tested again every 7d", "free")),
-        ("/faq", ("4h", "relays.example", "Never. Nor servers")),
+        ("/criteria", ("127.0.0.2", "after 30 days", "tested again every 7 days", "nothing")),
+        ("/faq", ("4 hours", "relays.example", "Never. Nor servers")),
         ("/using", ("99.2.0.192.relays.example", "reject_rbl_client relays.example", "127.0.0.1")),
     ],
 )
@@ -792,7 +717,7 @@ async def test_the_owner_is_told_what_to_set_in_the_software_seen(site, connecti
     assert "A sender anybody can claim" in page.words
     assert "Open to all" not in page.words
     assert "MAIL FROM:<sender@domain>" in page.words
-    assert "Exim" not in page.words
+    assert "acl_smtp_rcpt" not in page.words  # of Exim
 
 
 async def test_only_what_the_server_says_tells_its_name(site, connection):
@@ -1006,58 +931,6 @@ async def nominated(connection, sample: bytes, address=A) -> None:
     )
 
 
-async def test_the_spam_is_shown_while_its_sender_is_listed_but_not_who_got_it(site, connection):
-    spam = b"To: Ann <ann.miller@ours.example>\r\nSubject: Hi ann.miller " + HOSTILE + b"\r\n\r\nx"
-    await nominated(connection, spam)
-    assert (await site.get("/sample/1")).status == 404
-    assert "/sample/1" not in (await site.get(f"/lookup/{A}")).text
-    await put_on(connection)
-    assert '<a href="/sample/1">' in (await site.get(f"/lookup/{A}")).text
-    page = await site.get("/sample/1")
-    assert page.status == 200
-    assert page.headers["x-robots-tag"] == "noindex"
-    assert "Subject: Hi " in page.words
-    assert "&lt;script&gt;" in page.text
-    assert "<script" not in page.text
-    assert not [word for word in ("ann", "miller") if word in page.text.lower()]
-
-
-@pytest.mark.parametrize("number", ["0", "-1", "7", "9" * 40])
-async def test_a_sample_that_is_not_there_is_a_404(site, number):
-    assert (await site.get(f"/sample/{number}")).status == 404
-
-
-# --- evidence, explained
-
-
-async def test_what_decides_is_marked_and_the_way_back_is_told(site, connection):
-    await put_on(connection)
-    await talked(
-        connection, b"RCPT TO:<%b@s>\r\nRCPT TO:<other@s>\r\n" % TOKEN.encode(), b"250 ok\r\n"
-    )
-    way = (
-        b"Received: from out (out [192.0.2.9]) by sink; x\r\n"
-        b"Received: from probe (probe [198.51.100.1]) by mx ([192.0.2.1]); x\r\n\r\nHi\r\n"
-    )
-    await received(connection, message=way, forward=TOKEN.upper().encode())
-    await connection.execute("UPDATE relaytest.session SET source = '198.51.100.1'")
-    page = await site.get("/evidence/1")
-    assert page.text.count('<mark class="decides">') == 1
-    marked = page.text.partition('<mark class="decides">')[2].partition("</mark>")[0]
-    assert "RCPT TO:&lt;(token)@s&gt;" in marked
-    assert "<strong>the exit</strong>: from out (out [192.0.2.9])" in page.text
-    assert "<strong>the tested server, we</strong>: from probe" in page.text
-    assert 'href="/evidence/1.zip"' in page.text
-
-
-async def test_evidence_is_one_file_to_load(site, connection):
-    await put_on(connection)
-    page = await site.head_of("/evidence/1.zip")
-    assert page["content-type"] == "application/zip"
-    assert page["content-disposition"] == 'attachment; filename="evidence-1.zip"'
-    assert (await site.get("/evidence/7.zip")).status == 404
-
-
 # --- numbers
 
 
@@ -1066,11 +939,11 @@ async def test_numbers_and_plots_are_gathered_once_in_a_while(site, connection):
     await judged(connection, "x")
     page = await site.get("/status")
     assert page.status == 200
-    assert "Addresses listed</th><td>1</td>" in page.text
+    assert "Addresses listed</dt><dd>1</dd>" in page.text
     assert "closed (1)" in page.words
     assert page.text.count("<polyline") == 4
     await connection.execute("DELETE FROM relaytest.listing")
-    assert "Addresses listed</th><td>1</td>" in (await site.get("/status")).text
+    assert "Addresses listed</dt><dd>1</dd>" in (await site.get("/status")).text
 
 
 async def test_what_is_kept_is_gathered_once_however_many_ask():

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from relaytest.net import http_server
 from relaytest.net.http_server import serve_http
 
 PATIENCE = 20.0
@@ -21,6 +22,13 @@ async def hello(scope, _receive, send) -> None:
     length = (b"content-length", b"%d" % len(body))
     await send({"type": "http.response.start", "status": 200, "headers": [length]})
     await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A server that waits for hardly anything."""
+    monkeypatch.setattr(http_server, "_LOOK", 0.05)
+    monkeypatch.setattr(http_server, "_SLOW", 0.2)
 
 
 async def get(place, path="/", *headers: str) -> str:
@@ -104,6 +112,87 @@ async def test_an_idle_connection_does_not_keep_the_server():
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+
+
+SLOW = {
+    "nothing": b"",
+    "half-a-line": b"GET / HT",
+    "half-a-head": b"GET / HTTP/1.1\r\nHost: x\r\n",
+    "half-a-body": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nx",
+    "after-a-page": b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HT",
+}
+
+
+@pytest.mark.parametrize("octets", SLOW.values(), ids=SLOW)
+async def test_who_sends_a_request_too_slowly_is_cut_off(impatient, octets):
+    async with serve_http("127.0.0.1", 0, reads_all) as place:
+        reader, writer = await asyncio.open_connection(*place)
+        writer.write(octets)
+        async with asyncio.timeout(PATIENCE):
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+        writer.close()
+        assert (await get(place)).startswith("HTTP/1.1 200")
+
+
+async def test_drops_of_a_request_gain_no_time(impatient):
+    async with serve_http("127.0.0.1", 0, hello) as place:
+        _, writer = await asyncio.open_connection(*place)
+        async with asyncio.timeout(PATIENCE):
+            await drip(writer)
+        writer.close()
+
+
+async def drip(writer: asyncio.StreamWriter) -> None:
+    """Send until the connection is cut."""
+    with contextlib.suppress(ConnectionError):
+        while True:
+            writer.write(b"X")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+
+async def test_who_does_not_take_the_answer_is_cut_off(impatient):
+    ended = asyncio.Event()
+
+    async def endless(_scope, _receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            await send({"type": "http.response.body", "body": b"x" * (8 << 20), "more_body": True})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        finally:
+            ended.set()
+
+    async with serve_http("127.0.0.1", 0, endless) as place:
+        reader, writer = await asyncio.open_connection(*place, limit=1024)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+            with contextlib.suppress(ConnectionError):
+                assert len(await reader.read()) < 8 << 20
+        writer.close()
+
+
+async def test_who_waits_for_an_answer_that_takes_long_is_not_cut_off(impatient):
+    async def later(_scope, _receive, send) -> None:
+        await asyncio.sleep(0.6)
+        await hello(_scope, _receive, send)
+
+    async with serve_http("127.0.0.1", 0, later) as place:
+        assert (await get(place)).startswith("HTTP/1.1 200")
+
+
+async def reads_all(scope, receive, send) -> None:
+    """An application that wants the whole body."""
+    while (await receive()).get("more_body"):
+        pass
+    await hello(scope, receive, send)
+
+
+async def test_an_upgrade_to_another_protocol_is_not_made(caplog):
+    async with serve_http("127.0.0.1", 0, hello) as place:
+        wanted = ("Connection: upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
+        assert (await get(place, "/", *wanted)).startswith("HTTP/1.1 200")
 
 
 async def test_an_address_that_is_taken_is_an_os_error():

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterable
 from datetime import timedelta
+from ipaddress import ip_address
 
 import asyncpg
 import pytest
 
-from relaytest.store import jobs, keys
+from relaytest.store import jobs, keys, progress
 from relaytest.store.jobs import Ending
 from tests.store.test_statements import STATEMENTS
 
@@ -42,7 +43,7 @@ NEEDS = {
     " / allowances: USE USED / puzzles: KEY / nominations: SUBMIT OUTCOME OF_ADDRESS SAMPLE"
     " / mail: SUBSCRIBE ASK FIND CONFIRM STOP / days: VERDICTS LISTED"
     " / api: LOOKUP BULK LISTED VERDICTS ALLOWED HOLDERS"
-    " / progress: JOB AHEAD TRIALS ANSWERS RETURNED STANDS",
+    " / progress: JOB AHEAD TRIALS ANSWERS RETURNED STANDS REQUEST_AT",
 }
 
 NEEDS |= {role: f"{NEEDS[role]} / daemons: JOIN BEAT LEAVE" for role in ROLES[2:]}
@@ -169,6 +170,11 @@ async def test_a_worker_claims_and_finishes_under_its_role(undone):
     )
     (job,) = await jobs.claim(undone, worker, 10, timedelta(minutes=1))
     assert await jobs.finish(undone, job, retry_in=None) is Ending.ENDED
+
+
+async def test_the_pages_tell_when_a_removal_may_be_requested_again(undone):
+    await undone.execute("SET LOCAL ROLE relaytest_web")
+    assert await undone.fetchval(progress.REQUEST_AT, ip_address("11.0.0.1"), 25) is None
 
 
 async def test_a_tool_asks_under_its_role_and_is_named(undone):

@@ -21,11 +21,15 @@ from relaytest.daemons.clock import utcnow
 from relaytest.store import allowances
 from relaytest.store.database import Connection
 
+POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
 }
 _LONGEST_BODY = 2048  # octets of a form
 _LONGEST_JSON = 128 * 1024  # a bulk look-up of a thousand addresses has half of it
@@ -69,9 +73,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
-                headers.setdefault("Cache-Control", "no-store")
+                _protect(MutableHeaders(scope=message))
             await send(message)
 
         request = Request(scope, receive)
@@ -90,6 +92,12 @@ class Guard:
                 await answer(scope, receive, send_with_headers)
         method = request.method if request.method in {"GET", "HEAD", "POST"} else "other"
         metrics.REQUESTS.labels(method, status).inc()
+
+
+def _protect(headers: MutableHeaders) -> None:
+    """Set what keeps a browser safe, where a page has not set something stricter."""
+    for name, value in _HEADERS.items():
+        headers.setdefault(name, value)
 
 
 def _refusal(request: Request) -> Response | None:

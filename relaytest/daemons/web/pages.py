@@ -1,11 +1,9 @@
 """Routes and pages."""
 
-import asyncio
 import contextlib
-import re
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from ipaddress import ip_address
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
@@ -16,16 +14,16 @@ from starlette.exceptions import HTTPException
 from relaytest import __version__
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.dns_check import Question, in_words
-from relaytest.core.received import way_back
-from relaytest.core.redaction import public_view
+from relaytest.core.exhibit import within
 from relaytest.core.target import Address, parse_address
 from relaytest.core.values import parse_host_name
 from relaytest.core.zone import query_name, zones_of
-from relaytest.daemons import dossier, shipped
+from relaytest.daemons import shipped
 from relaytest.daemons.loop import Stop
 from relaytest.daemons.names import mail_addresses
 from relaytest.daemons.presence import present
 from relaytest.daemons.web.api import Api
+from relaytest.daemons.web.evidence import EvidencePages
 from relaytest.daemons.web.guard import PREFIX, Doorman, Guard, is_api, plainly
 from relaytest.daemons.web.kept import Kept
 from relaytest.daemons.web.post_office import PostOffice
@@ -42,7 +40,8 @@ from relaytest.store.database import Database
 
 _MOST_ID = 1 << 40
 _FRESH = timedelta(seconds=10)  # of the home page's counts, which take long on a large list
-_TOKEN = re.compile(rb"[a-z2-7]{26}")
+_SOME_HISTORY, _WHOLE_HISTORY = 6_000, 24_000  # characters of it
+_FRAME = 150  # characters around one change
 _TEXTS = ("about-testing", "criteria", "faq", "using")
 
 log = structlog.get_logger("web")
@@ -81,11 +80,7 @@ def make_application(config: Config, database: Database, resolver: Resolver) -> 
     renderer = Renderer(config)
     site = Site(config, database, resolver, renderer)
     application.include_router(Api(config, database).routes())
-    pages_of_it = APIRouter(include_in_schema=False)
-    ProgressPages(config, database, renderer).add_to(pages_of_it)
-    StatusPage(database, renderer).add_to(pages_of_it)
-    site.add_to(pages_of_it)
-    application.include_router(pages_of_it)
+    application.include_router(site.routes())
     application.add_exception_handler(HTTPException, site.not_so)
     application.add_exception_handler(RequestValidationError, site.wrong_values)
     application.add_middleware(Guard)
@@ -105,7 +100,13 @@ class Site:
         self._page = renderer.page
         self._doorman = Doorman(config)
         self._post = PostOffice(config, database, renderer)
-        self._removal = RemovalPages(config, database, renderer, self._post, self._lookup)
+        self._parts = (
+            self._post,
+            RemovalPages(config, database, renderer, self._post, self._lookup),
+            EvidencePages(config, database, renderer),
+            ProgressPages(database, renderer),
+            StatusPage(database, renderer),
+        )
         self._counts = Kept(self._count, _FRESH)
         self._forms = shipped.battery_of(config).by_number()
         self._asked = shipped.battery_of(config).up_to(config.tier)
@@ -114,22 +115,22 @@ class Site:
         async with self._database.transaction() as connection:
             return await pages.counts(connection)
 
-    def add_to(self, router: APIRouter) -> None:
-        """Add the routes."""
+    def routes(self) -> APIRouter:
+        """Return all pages."""
+        router = APIRouter(include_in_schema=False)
         page = partial(router.get, response_class=HTMLResponse)
         router.get("/static/{name}")(self.file)
         page("/")(self.home)
         router.get("/lookup")(self.find)
         page("/lookup/{address:path}")(self.lookup)
-        router.get("/evidence/{trial}.zip")(self.archive)
-        page("/evidence/{trial}")(self.evidence)
-        page("/sample/{number}")(self.sample)
+        page("/history/{address:path}")(self.history)
         page("/fix")(self.fix_anything)
         page("/fix/{address:path}")(self.fix)
         for name in _TEXTS:
             page(f"/{name}")(partial(self.text, f"{name}.html"))
-        self._post.add_to(router)
-        self._removal.add_to(router)
+        for part in self._parts:
+            part.add_to(router)
+        return router
 
     async def home(self, request: Request) -> HTMLResponse:
         """One field, how things are with the visitor's own address, and how much is listed."""
@@ -191,6 +192,7 @@ class Site:
         names = {apex.code: query_name(address, apex.zone) for apex in zones}
         values = {"standing": standing, "names": names, "dns": await self._dns(address)}
         values |= {"samples": samples, "mail": self._post.possible}
+        values |= _some_of(standing.history, _SOME_HISTORY)
         return self._page("lookup.html", status, address=address, message=message, **values)
 
     async def _dns(self, address: Address) -> str:
@@ -201,63 +203,17 @@ class Site:
         question = Question(query_name(address, publish.zone), "A")
         return in_words(await ask(publish.server, question, self._config.dns.timeout))
 
-    async def _evidence(self, trial: int) -> pages.TrialEvidence | None:
-        if not 0 < trial < _MOST_ID:
-            return None
+    async def history(self, address: str, before: int = pages.LAST) -> HTMLResponse:
+        """All changes of an address's listings, the newest first, page by page."""
+        try:
+            parsed = parse_address(address)
+        except ValueError:
+            return self._renderer.not_an_address(address)
+        if not 0 < before <= pages.LAST:
+            return self._renderer.message(404, "No such page")
         async with self._database.transaction() as connection:
-            return await pages.trial_evidence(connection, trial)
-
-    async def evidence(self, trial: int) -> HTMLResponse:
-        """Transcripts and returned messages of one trial, with what decides marked."""
-        found = await self._evidence(trial)
-        if found is None:
-            return self._renderer.message(404, "No such evidence")
-        ours = {ip_address(row["source"]) for row, _ in found.sessions if row["source"]}
-        target = found.trial["address"]
-        ways = {
-            row["id"]: way_back(row["message"], target, ours, row["peer"]) for row in found.receipts
-        }
-        tokens = {
-            token
-            for row in found.receipts
-            if row["mailbox"] == "forward"
-            for token in _TOKEN.findall(row["forward_path"].lower())
-        }
-        response = self._page(
-            "evidence.html",
-            evidence=found,
-            forms=self._forms,
-            ways=ways,
-            verdict=found.verdict,
-            deciding=lambda line: any(token in line.lower() for token in tokens),
-        )
-        response.headers["X-Robots-Tag"] = "noindex"
-        return response
-
-    async def archive(self, trial: int) -> Response:
-        """The same as one file."""
-        found = await self._evidence(trial)
-        if found is None:
-            return self._renderer.message(404, "No such evidence")
-        files = dossier.files_of(found, self._forms)
-        name = f"evidence-{trial}"
-        packed = await asyncio.to_thread(dossier.archive, files, name)
-        response = Response(packed, media_type="application/zip")
-        response.headers["Content-Disposition"] = f'attachment; filename="{name}.zip"'
-        response.headers["X-Robots-Tag"] = "noindex"
-        return response
-
-    async def sample(self, number: int) -> HTMLResponse:
-        """A sample of spam without its recipients, while its sender is listed."""
-        async with self._database.transaction() as connection:
-            row = None
-            if 0 < number < _MOST_ID:
-                row = await nominations.sample(connection, number)
-        if row is None or not row["public"]:
-            return self._renderer.message(404, "No such sample")
-        response = self._page("sample.html", row=row, view=public_view(row["sample"], row["key"]))
-        response.headers["X-Robots-Tag"] = "noindex"
-        return response
+            rows = await pages.history_of(connection, parsed, before)
+        return self._page("history.html", 200, address=parsed, **_some_of(rows, _WHOLE_HISTORY))
 
     async def fix_anything(self) -> HTMLResponse:
         """What closes a relay, product by product."""
@@ -299,3 +255,11 @@ class Site:
             told = "; ".join(f"{'.'.join(map(str, place))}: {why}" for place, why in faults)
             return plainly(request, 422, told)
         return self._renderer.message(422, "Please use the form")
+
+
+def _some_of(history: Sequence[pages.Row], most: int) -> dict[str, object]:
+    """Return the newest changes, so many characters of them, and the id of the last if not all."""
+    shown, whole = within((row["why"] for row in history), most, each=_FRAME)
+    rows = list(zip(history, shown, strict=False))
+    whole = whole and len(history) < pages.MOST_HISTORY
+    return {"history": rows, "before": None if whole else rows[-1][0]["id"]}

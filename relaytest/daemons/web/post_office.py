@@ -1,5 +1,6 @@
 """Who wants mail: subscribing to the outcome of a request, confirming it, and stopping all mail."""
 
+import re
 import secrets
 from datetime import timedelta
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from relaytest.store import allowances, mail
 from relaytest.store.database import Database
 
 _A_DAY = timedelta(days=1)
-_MOST_CODE = 64
+_CODE = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 
 class PostOffice:
@@ -63,20 +64,25 @@ class PostOffice:
 
     async def ask(self, code: str) -> HTMLResponse:
         """What the owner of a mailbox may wish."""
-        async with self._database.transaction() as connection:
-            found = await mail.mailbox_of(connection, code[:_MOST_CODE])
+        found = await self._mailbox_of(code)
         if found is None:
             return self._no_such_link()
         return self._page("mail.html", mailbox=found[0], asked=found[1], code=code, done="")
+
+    async def _mailbox_of(self, code: str) -> tuple[str, bool] | None:
+        if not _CODE.fullmatch(code):
+            return None
+        async with self._database.transaction() as connection:
+            return await mail.mailbox_of(connection, code)
 
     async def answer(
         self, code: str, wish: Annotated[Literal["confirm", "stop"], Form()]
     ) -> HTMLResponse:
         """Do it."""
+        found = await self._mailbox_of(code)
+        if found is None or (wish == "confirm" and not found[1]):
+            return self._no_such_link()
         async with self._database.transaction() as connection:
-            found = await mail.mailbox_of(connection, code[:_MOST_CODE])
-            if found is None or (wish == "confirm" and not found[1]):
-                return self._no_such_link()
             if wish == "confirm":
                 await mail.confirm(connection, code)
             else:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
 
-from relaytest.core.config import Config
 from relaytest.core.errors import DatabaseAwayError
 from relaytest.daemons.web.render import Renderer
 from relaytest.store.database import Database
@@ -21,8 +20,7 @@ _MOST_ID = 1 << 40
 class ProgressPages:
     """The pages of requests."""
 
-    def __init__(self, config: Config, database: Database, renderer: Renderer) -> None:
-        self._ttl = config.publish.ttl
+    def __init__(self, database: Database, renderer: Renderer) -> None:
         self._database = database
         self._renderer = renderer
         self._streams = 0
@@ -37,7 +35,7 @@ class ProgressPages:
         progress = await self._progress(job)
         if progress is None:
             return self._renderer.message(404, "No such request")
-        return self._renderer.page("request.html", progress=progress, ttl=self._ttl)
+        return self._renderer.page("request.html", progress=progress)
 
     async def events(self, job: int) -> Response:
         """The part that changes, each time it has changed; then "end"."""
@@ -73,7 +71,7 @@ class ProgressPages:
             return "", False
         if progress is None:
             return "", True
-        text = self._renderer.text("progress.html", progress=progress, ttl=self._ttl)
+        text = self._renderer.text("progress.html", progress=progress)
         return text, progress.stage == "done"
 
     async def _progress(self, job: int) -> Progress | None:

@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from relaytest.core.config import Config
 from relaytest.core.token import mask
 from relaytest.core.transcript import visible
-from relaytest.core.values import format_value
-from relaytest.daemons.web.guard import TooOften
+from relaytest.core.values import spoken
+from relaytest.daemons.web.guard import POLICY, TooOften
 
 _KINDS = {
     "style.css": "text/css",
@@ -30,12 +30,13 @@ class Renderer:
             loader=PackageLoader("relaytest.daemons.web"),
             autoescape=True,
             undefined=StrictUndefined,
+            finalize=_printable,
             trim_blocks=True,
             lstrip_blocks=True,
         )
         self._templates.filters["visible"] = lambda octets: mask(visible(octets))
         self._templates.filters["masked"] = mask
-        self._templates.filters["duration"] = format_value
+        self._templates.filters["duration"] = spoken
         self._templates.filters["plain"] = lambda path: path.replace("${", "").replace("}", "")
         self._templates.globals["asset"] = self._url
 
@@ -46,8 +47,18 @@ class Renderer:
     def text(self, template: str, **values: object) -> str:
         """Return a page, or a part of one."""
         return self._templates.get_template(template).render(
-            zone=self._config.publish.zone, contact=self._config.identity.contact, **values
+            zone=self._config.publish.zone,
+            contact=self._config.identity.contact,
+            ttl=self._config.publish.ttl,
+            **values,
         )
+
+    def exhibit(self, template: str, **values: object) -> HTMLResponse:
+        """Return a page of evidence, which runs nothing and is not for search engines."""
+        response = self.page(template, 200, **values)
+        response.headers["Content-Security-Policy"] = f"{POLICY}; sandbox allow-downloads"
+        response.headers["X-Robots-Tag"] = "noindex"
+        return response
 
     def message(self, status: int, title: str, text: str = "") -> HTMLResponse:
         """Return a page that says one thing."""
@@ -77,3 +88,14 @@ class Renderer:
 
     def _url(self, name: str) -> str:
         return f"/static/{name}?{hashlib.sha256(self._files[name]).hexdigest()[:12]}"
+
+
+def _printable(value: object) -> object:
+    """Show as an escape what a reader cannot see: controls, and what turns the way of reading."""
+    if not isinstance(value, str) or hasattr(value, "__html__") or value.isprintable():
+        return value  # what is HTML already was made of values that came by here
+    return "".join(one if one.isprintable() or one == "\n" else _escape(one) for one in value)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
