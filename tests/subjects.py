@@ -180,6 +180,27 @@ def inside_tls(sink: Place) -> Post:
     return post
 
 
+def bounces_in_the_senders_name(sink: Place) -> Post:
+    """A message that was taken: bounced, with its sender as the bounce's own."""
+
+    async def post(target: Target, mail: Mail) -> None:
+        text = b"Subject: Undelivered\r\n\r\n" + mail.forwards[0] + b"\r\n" + mail.octets
+        await send(sink, mail.reverse, mail.reverse, octets=text, source=target.host)
+
+    return post
+
+
+def tells_the_recipient(sink: Place) -> Post:
+    """A message that was taken: put into quarantine, and its recipient is told so."""
+
+    async def post(target: Target, mail: Mail) -> None:
+        if PLAIN.fullmatch(mail.forwards[0]):
+            notice = b"Subject: A message to you is held\r\n\r\nIt may be spam.\r\n"
+            await send(sink, b"<>", mail.forwards[0], octets=notice, source=target.host)
+
+    return post
+
+
 def answers_itself(sink: Place) -> Post:
     """A message that was taken: answered by a machine that quotes it."""
 
@@ -230,6 +251,16 @@ SUBJECTS = (
     Subject("closed, wants TLS", CLOSED, shut(starttls=closed, demands_tls=True)),
     Subject("closed, takes all and discards", CLOSED, shut(anybody)),
     Subject("closed, takes all and bounces", CLOSED, lambda sink: Target(anybody, bounces(sink))),
+    Subject(
+        "closed, takes all and bounces in the sender's name",
+        CLOSED,
+        lambda sink: Target(anybody, bounces_in_the_senders_name(sink)),
+    ),
+    Subject(
+        "closed, takes all and tells the recipient that it is held",
+        CLOSED,
+        lambda sink: Target(anybody, tells_the_recipient(sink)),
+    ),
     Subject(
         "closed, takes all and answers itself",
         CLOSED,

@@ -73,6 +73,7 @@ class Receipt:
         forward_path: Likewise.
         helo: What the peer called itself.
         hops: Its Received lines.
+        ours: Its header is that of our message (core.message.is_ours).
     """
 
     form: int
@@ -83,6 +84,7 @@ class Receipt:
     received_at: datetime
     helo: bytes = b""
     hops: tuple[Hop, ...] = ()
+    ours: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +153,9 @@ def proofs_of(evidence: Evidence) -> tuple[Receipt, ...]:
     """Return the receipts that prove relay.
 
     For a form whose reverse-path is its forward-path, bounces and answers arrive where a copy
-    would. Only a message that still carries the reverse-path we gave it is a copy then.
+    would. Only a message that still carries the reverse-path we gave it is a copy then. And some
+    servers tell a recipient that they have something for him, or that they threw it away: from
+    nobody, like a bounce. Where it could be either, the header must still be ours.
     """
     copies = _copies(evidence)
     return tuple(receipt for receipt in copies if _is_explained(receipt, evidence))
@@ -176,13 +180,17 @@ def _copies(evidence: Evidence) -> list[Receipt]:
     return [
         receipt
         for receipt in evidence.receipts
-        if receipt.mailbox is Mailbox.FORWARD
-        and (
-            (form := evidence.battery.get(receipt.form)) is None
-            or not form.bounces_to_itself
-            or _mailbox(receipt.reverse_path) == _mailbox(receipt.forward_path)
-        )
+        if receipt.mailbox is Mailbox.FORWARD and _is_copy(receipt, evidence)
     ]
+
+
+def _is_copy(receipt: Receipt, evidence: Evidence) -> bool:
+    """Not a bounce or a notice that came to the mailbox of copies."""
+    form = evidence.battery.get(receipt.form)
+    sender = _mailbox(receipt.reverse_path)
+    if form is not None and form.bounces_to_itself:
+        return sender == _mailbox(receipt.forward_path) and receipt.ours
+    return receipt.ours or not (sender == b"" or sender.startswith(b"mailer-daemon@"))
 
 
 def _is_explained(receipt: Receipt, evidence: Evidence) -> bool:

@@ -6,6 +6,7 @@ forward-path: a bounce that quotes it must not give the token away, and an answe
 recipients must not reach the mailbox that proves relay.
 """
 
+import re
 from datetime import datetime
 from email.utils import format_datetime
 
@@ -57,6 +58,27 @@ def compose(
         contact=contact or f"postmaster@{ehlo_name}",
     )
     return text.replace("\n", "\r\n").encode("ascii", "replace")
+
+
+def is_ours(message: bytes, *, trial: int, form: int) -> bool:
+    r"""Whether the header of a message is that of a probe's, or what is left of it.
+
+    A bounce or a notice has a header of its own, and quotes ours further down, if at all.
+
+    >>> is_ours(b"Received: x\r\nMessage-ID: <7-257@probe.example>\r\n\r\n", trial=7, form=257)
+    True
+    >>> is_ours(b"Subject: Held\r\n\r\nMessage-ID: <7-257@probe.example>\r\n", trial=7, form=257)
+    False
+    """
+    header = re.split(rb"\r?\n\r?\n", message, maxsplit=1)[0]
+    reference = b"%d-%d" % (trial, form)
+    fields = (
+        rb"Message-ID:\s*<" + reference + rb"@",
+        rb"Subject:\s*Mail routing notice " + reference + rb"\s*$",
+        rb"From:\s*Mail routing check\b",
+    )
+    ours = rb"^(" + rb"|".join(fields) + rb")"
+    return re.search(ours, header, re.IGNORECASE | re.MULTILINE) is not None
 
 
 _CHECK = """\

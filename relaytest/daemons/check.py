@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from relaytest.core import checkup
 from relaytest.core.config import Config, split_endpoint
 from relaytest.core.evidence import Evidence, Receipt, promised
+from relaytest.core.message import is_ours
 from relaytest.core.offers import Asker
 from relaytest.core.probe import CONTROL, Form
 from relaytest.core.received import hops_of
@@ -340,6 +341,7 @@ class Check:
                     utcnow(),
                     delivery.helo,
                     hops_of(delivery.message),
+                    is_ours(delivery.message, trial=token.trial, form=token.form),
                 )
                 case.add(receipt)
         return True

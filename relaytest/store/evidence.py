@@ -8,6 +8,7 @@ import asyncpg
 
 from relaytest.core.dialogue import Step
 from relaytest.core.evidence import Asked, Evidence, Met, Receipt
+from relaytest.core.message import is_ours
 from relaytest.core.probe import Form
 from relaytest.core.received import hops_of
 from relaytest.core.reply import Reply
@@ -306,7 +307,9 @@ async def evidence_of(
         forms=tuple(battery[number] for number in trial.forms if number in battery),
         asked=asked,
         met=tuple(_met(row) for row in await connection.fetch(SESSIONS, trial.id)),
-        receipts=tuple(_receipt(row) for row in await connection.fetch(RECEIPTS, trial.id)),
+        receipts=tuple(
+            _receipt(row, trial.id) for row in await connection.fetch(RECEIPTS, trial.id)
+        ),
         probed_at=trial.probed_at,
         ended=trial.ended,
         sink_proven=bool(proven),
@@ -325,10 +328,11 @@ def _met(row: asyncpg.Record) -> Met:
     return Met(row["visit"], row["ended"], row["detail"], greeting, hello, row["source"])
 
 
-def _receipt(row: asyncpg.Record) -> Receipt:
+def _receipt(row: asyncpg.Record, trial: int) -> Receipt:
     columns = {**row, "mailbox": Mailbox[row["mailbox"].upper()]}
-    hops = hops_of(columns.pop("message"))
-    return Receipt(**columns, hops=hops)
+    message = columns.pop("message")
+    ours = is_ours(message, trial=trial, form=row["form"])
+    return Receipt(**columns, hops=hops_of(message), ours=ours)
 
 
 async def save_verdict(connection: Connection, trial: Trial, verdict: Verdict) -> bool:

@@ -81,9 +81,11 @@ def received(
     at=AT,
     helo=b"mail.example",
     way=(),
+    ours=True,
 ):
     lines = b"".join(b"Received: %b\r\n" % line for line in way)
-    return Receipt(form, mailbox, peer, reverse_path, forward_path, at, helo, hops_of(lines))
+    hops = hops_of(lines)
+    return Receipt(form, mailbox, peer, reverse_path, forward_path, at, helo, hops, ours)
 
 
 def standing_of(*found):
@@ -110,6 +112,17 @@ def test_only_mail_to_the_forward_mailbox_is_proof(mailbox, proofs):
 )
 def test_a_copy_is_proof_whoever_it_says_it_is_from(reverse_path):
     assert proofs_of(evidence(received(EXT, reverse_path=reverse_path)))
+
+
+@pytest.mark.parametrize(
+    ("reverse_path", "proofs"),
+    [(b"<>", 0), (b"<MAILER-DAEMON@mx.shop.example>", 0), (b"<ssss@sink.example>", 1)],
+    ids=["null", "daemon", "ours"],
+)
+def test_a_notice_to_the_recipient_is_no_copy(reverse_path, proofs):
+    """As of what was put into quarantine; a relay may write a new header, but not both."""
+    notice = received(EXT, reverse_path=reverse_path, ours=False)
+    assert len(proofs_of(evidence(notice))) == proofs
 
 
 def test_a_copy_from_the_target_itself_is_proof_whatever_was_answered():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relaytest.core.config import LONGEST_SINK_DOMAIN
-from relaytest.core.message import compose, compose_check
+from relaytest.core.message import compose, compose_check, is_ours
 from relaytest.core.probe import parse_battery
 from relaytest.core.token import LENGTH
 
@@ -111,6 +111,27 @@ def test_the_reference_is_trial_and_form():
     message = parsed(composed(trial=4711))
     assert message["Message-ID"] == f"<4711-{FORM.number}@probe.checker.example>"
     assert message["Subject"] == f"Mail routing notice 4711-{FORM.number}"
+
+
+OURS = composed()
+
+
+@pytest.mark.parametrize(
+    ("change", "ours"),
+    [
+        (lambda octets: octets, True),
+        (lambda octets: b"Received: from a by b\r\n" + octets, True),
+        (lambda octets: octets.replace(b"\r\n", b"\n"), True),
+        (lambda octets: octets.replace(b"Message-ID: <", b"Message-ID: <new."), True),
+        (lambda octets: octets.replace(b"From: Mail routing check", b"From: x"), True),
+        (lambda octets: octets.replace(b"Subject: ", b"Subject: [external] "), True),
+        (lambda octets: b"Subject: Undelivered\r\n\r\n" + octets, False),
+        (lambda _: b"", False),
+        (lambda _: b"Subject: Re: Mail routing notice 7-1\r\n\r\n", False),
+    ],
+)
+def test_what_is_left_of_our_header_is_known_and_a_quoted_one_is_not(change, ours):
+    assert is_ours(change(OURS), trial=7, form=FORM.number) is ours
 
 
 def test_answers_to_the_header_go_to_the_reverse_path_mailbox():
