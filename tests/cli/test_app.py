@@ -289,6 +289,18 @@ async def test_enqueue_takes_a_reason(on, connection):
     assert await jobs_in(connection) == [(OPERATOR, 25, "spamtrap")]
 
 
+async def test_the_command_line_and_sql_ask_for_a_removal_as_the_form_does(on, connection):
+    assert (await on("enqueue", OPERATOR, "--reason", "removal-request")).status == 0
+    await connection.execute(
+        "INSERT INTO relaytest.retest (target, reason) VALUES ('1.1.1.1', 'removal-request')"
+    )
+    rows = await connection.fetch("SELECT host(address), reason::text, priority FROM relaytest.job")
+    assert sorted(map(tuple, rows)) == [
+        ("1.1.1.1", "removal-request", 0),
+        (OPERATOR, "removal-request", 0),
+    ]
+
+
 async def test_enqueue_prints_json_and_a_repeat_joins_the_job(on):
     done = await on("enqueue", OPERATOR, OPERATOR, "--json")
     assert json.loads(done.said) == [{"target": OPERATOR, "job": 1}] * 2

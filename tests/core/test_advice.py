@@ -23,7 +23,26 @@ SAID = {
     "hMailServer": "220 a ESMTP\r\n211 DATA HELO EHLO MAIL NOOP QUIT RCPT RSET SAML TURN VRFY\r\n",
     "HCL (Lotus) Domino": "220 a ESMTP Service (Lotus Domino Release 9.0.1) ready at Tue\r\n",
     "a tool for developers": "220 mailhog.example ESMTP MailHog\r\n",
+    "Zimbra": "220 zimbra.example ESMTP Postfix\r\n",
+    "MDaemon": "220 a.example ESMTP MDaemon 17.5.0; Tue, 24 Nov 2026\r\n",
+    "Kerio Connect": "220 a.example Kerio Connect 9.4 ESMTP ready\r\n",
+    "MailEnable": "220 a.example ESMTP MailEnable Service, Version: 10 ready\r\n",
+    "GroupWise": "220 a.example GroupWise Internet Agent 18 Ready\r\n",
+    "IceWarp (Merak)": "220 a.example ESMTP IceWarp 13.0; Tue\r\n",
+    "CommuniGate Pro": "220 a.example ESMTP CommuniGate Pro 6.2 is glad to see you!\r\n",
+    "Axigen": "220 a.example Axigen ESMTP ready\r\n",
+    "SmarterMail": "220 a.example ESMTP SmarterMail\r\n",
+    "Stalwart": "220 a.example Stalwart ESMTP at your service\r\n",
+    "Courier": "220 a\r\n502 ESMTP command error\r\n",
+    "PowerMTA": "220 a.example (PowerMTA(TM) v4.5) ESMTP service ready\r\n",
+    "an older server for Windows (IMail, SurgeMail, XMail, Mercury, ArGoSoft, Xeams)": (
+        "220 X1 NT-ESMTP Server a.example (IMail 8.05 1-1)\r\n"
+    ),
 }
+
+
+def test_every_product_has_words_here():
+    assert {product.name for product in ADVICE.products} == set(SAID)
 
 
 @pytest.mark.parametrize("name", SAID)

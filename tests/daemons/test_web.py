@@ -678,6 +678,12 @@ async def test_a_page_of_text_says_what_is_configured(database, tmp_path, path, 
         assert f'href="{path}"' in (await site.get("/")).text
 
 
+async def test_what_is_not_configured_leaves_no_half_sentence(site):
+    words = (await site.get("/faq")).words  # the lab has no retries and no pauses
+    assert "defers strangers (greylisting). The entry leaves DNS" in words
+    assert "At once. When very many ask" in words
+
+
 async def test_the_criteria_follow_the_policy(database, tmp_path):
     strict = {"confirmations": 2, "require_spam_evidence": True, "outputs": True}
     async with serving(database, tmp_path, listing=strict) as site:
