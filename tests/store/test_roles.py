@@ -185,3 +185,27 @@ async def test_a_tool_asks_under_its_role_and_is_named(undone):
     row = await undone.fetchrow("SELECT requester FROM relaytest.retest WHERE id = $1", job)
     assert row["requester"] == "relaytest_trap_7"
     await undone.execute("RESET SESSION AUTHORIZATION")
+
+
+async def test_a_tool_does_not_pass_for_the_scheduler(undone):
+    """Whose rechecks do not wait for a day."""
+    ask = "INSERT INTO relaytest.retest (target, reason, requester) VALUES ($1, 'recheck', $2)"
+    await undone.execute("CREATE ROLE relaytest_trap_8 IN ROLE relaytest_submit")
+    await undone.execute("SET LOCAL SESSION AUTHORIZATION relaytest_trap_8")
+    await undone.execute(ask, "11.0.0.1", "somebody")
+    attempt = undone.transaction()
+    await attempt.start()
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="the scheduler's own name"):
+        await undone.execute(ask, "11.0.0.2", "scheduler")
+    await attempt.rollback()
+    await undone.execute("RESET SESSION AUTHORIZATION")
+
+
+async def test_the_scheduler_asks_under_its_role(undone):
+    await undone.execute("CREATE ROLE relaytest_clock IN ROLE relaytest_scheduler")
+    await undone.execute("SET LOCAL SESSION AUTHORIZATION relaytest_clock")
+    await undone.execute(
+        "INSERT INTO relaytest.retest (target, reason, requester)"
+        " VALUES ('11.0.0.1', 'recheck', 'scheduler')"
+    )
+    await undone.execute("RESET SESSION AUTHORIZATION")
