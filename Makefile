@@ -7,6 +7,7 @@
 #   make bench-accuracy                       servers of known truth, judged by us and by nmap
 #   make soak                                 everything breaks while servers are tested; then counts
 #   make fuzz                                 look for inputs that break a rule, for a minute
+#   make audit                                known weaknesses of what we depend on (asks PyPI)
 #   make lint                                 linters and types only
 #   make clean                                remove what the above made (not the data of `up`)
 
@@ -16,7 +17,7 @@ BIN    := $(VENV)/bin
 DEMO   ?=
 ARGS   ?=
 
-.PHONY: up test servers bench bench-accuracy soak fuzz lint clean
+.PHONY: up test servers bench bench-accuracy soak fuzz audit lint clean
 
 up: $(VENV)/up.stamp
 	@exec $(BIN)/relaytest up $(if $(DEMO),--demo) $(ARGS)
@@ -31,10 +32,20 @@ bench: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.bench $(ARGS)
 
 fuzz: $(VENV)/dev.stamp
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: atheris 2>/dev/null || \
+	    echo "atheris is not to be had for this Python"
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 soak: servers
 	$(BIN)/python -m tests.soak $(ARGS)
+
+# Asks the advisories of PyPI. Not part of `make test`, which needs no network; it fails where it
+# cannot ask, for silence would look like an answer.
+audit: $(VENV)/dev.stamp
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null || \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip_audit --local --skip-editable --strict --progress-spinner off $(ARGS)
 
 bench-accuracy: servers
 	$(BIN)/python -m tests.bench accuracy $(ARGS)

@@ -33,7 +33,7 @@ from relaytest.cli.common import transaction as _transaction
 from relaytest.cli.running import Daemon, upgrade
 from relaytest.cli.settings import data_folder, load
 from relaytest.cli.up import up as run_everything
-from relaytest.core.config import Config
+from relaytest.core.config import Config, shown
 from relaytest.core.dns_check import Question, in_words
 from relaytest.core.errors import (
     ClusterError,
@@ -324,8 +324,8 @@ def config_check(config: ConfigFile = None) -> None:
 
 @config_app.command("show")
 def config_show(config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Print every option with its value, default and meaning."""
-    settings = load(config)
+    """Print every option with its value and meaning; passwords are not shown."""
+    settings = shown(load(config))
     if as_json:
         print(settings.model_dump_json(indent=2))
     else:

@@ -23,8 +23,9 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from relaytest.core.dsn import without_password
 from relaytest.core.errors import ConfigError
-from relaytest.core.fields import Duration, Endpoint, HostName, NetworkField, Section
+from relaytest.core.fields import Dsn, Duration, Endpoint, HostName, NetworkField, Section
 from relaytest.core.mailing import Mail
 from relaytest.core.nomination import Samples
 from relaytest.core.policy import Listing
@@ -36,6 +37,7 @@ from relaytest.core.values import parse_endpoint, parse_host_name
 from relaytest.core.website import Web
 
 _MAPPED = IPv6Network("::ffff:0:0/96")  # addresses in it are taken for the IPv4 they mean
+SECRET = ("database.dsn", "database.listen_dsn")  # never shown as they are
 # `"token@domain"` must fit into a local part of 64 octets (RFC 5321 section 4.5.3.1.1)
 LONGEST_SINK_DOMAIN = 64 - LENGTH - len('"@"')
 
@@ -53,9 +55,9 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
 class Database(Section):
     """Where PostgreSQL is."""
 
-    dsn: str = Field("", description="PostgreSQL to use; empty: the private one under --data")
+    dsn: Dsn = Field("", description="PostgreSQL to use; empty: the private one under --data")
     pooled: bool = Field(default=False, description="dsn leads to a PgBouncer of transactions")
-    listen_dsn: str = Field(
+    listen_dsn: Dsn = Field(
         "", description="PostgreSQL itself if pooled; empty: look for changes every second"
     )
     pool: int = Field(8, ge=2, le=200, description="connections of one process")
@@ -358,7 +360,8 @@ def _complaint(error: ErrorDetails) -> str:
         near = difflib.get_close_matches(key, _known_keys(), n=1)
         return f"{key}: no such key{f'; did you mean {near[0]}?' if near else ''}"
     value = error["input"]
-    said = f" is {value!r}" if isinstance(value, str | int | float) else ""
+    tells = isinstance(value, str | int | float) and key not in SECRET
+    said = f" is {value!r}" if tells else ""
     return f"{key}{said}: {error['msg'].removeprefix('Value error, ')}"
 
 
@@ -374,3 +377,13 @@ def options() -> Iterator[tuple[str, FieldInfo]]:
         assert issubclass(model, Section)
         for key, option in model.model_fields.items():
             yield f"{section}.{key}", option
+
+
+def shown(config: Config) -> Config:
+    """Return a configuration that may be shown: without passwords."""
+    database = config.database
+    update = {
+        "dsn": without_password(database.dsn),
+        "listen_dsn": without_password(database.listen_dsn),
+    }
+    return config.model_copy(update={"database": database.model_copy(update=update)})

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from relaytest.core.dsn import parse_dsn
 from relaytest.core.target import Network
 from relaytest.core.values import parse_duration, parse_endpoint, parse_host_name
 
@@ -21,6 +22,7 @@ def parse_option_network(value: object) -> Network:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 HostName = Annotated[str, BeforeValidator(parse_host_name)]
 Endpoint = Annotated[str, BeforeValidator(parse_endpoint)]
+Dsn = Annotated[str, BeforeValidator(parse_dsn)]
 NetworkField = Annotated[Any, BeforeValidator(parse_option_network)]
 
 

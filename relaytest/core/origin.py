@@ -118,7 +118,11 @@ def _client(hop: Hop, number: int) -> Address | None:
 
 
 def _from_clause(text: str) -> str | None:
-    """Return what is between "from" and "by" of a line; a "by" in a comment is no end."""
+    """Return what is between "from" and "by" of a line; a "by" in a comment is no end.
+
+    Raises:
+        NoOriginError: A comment has no end, so that the client's own word may have begun it.
+    """
     if not text.startswith("from "):
         return None
     depth = 0
@@ -126,6 +130,8 @@ def _from_clause(text: str) -> str | None:
         depth += {"(": 1, ")": -1}.get(match[0], 0)
         if match[0] == " by " and depth <= 0:
             return text[len("from ") : match.start()]
+    if depth > 0:
+        raise NoOriginError(f"a Received line has a comment without an end: {text[:100]}")
     return text[len("from ") :].partition(";")[0]
 
 

@@ -58,6 +58,12 @@ class Target:
             brief(given(value=self.inputs)(counted))()
         return checked
 
+    def harness(self) -> Callable[[bytes], object]:
+        """Return what makes an input of octets, if they make one, and checks it."""
+        test: Any = self._test()
+        checked: Callable[[bytes], object] = test.hypothesis.fuzz_one_input
+        return checked
+
     def _test(self) -> Callable[[], None]:
         def once(value: Any) -> None:
             self.check(value)

@@ -1,6 +1,16 @@
 """All targets, by name."""
 
-from tests.fuzz import config, dialogue, names, reception, replies, token
+from tests.fuzz import (
+    config,
+    dialogue,
+    names,
+    questions,
+    received,
+    reception,
+    replies,
+    samples,
+    token,
+)
 
 TARGETS = {
     "replies": replies.TARGET,
@@ -9,4 +19,7 @@ TARGETS = {
     "token": token.TARGET,
     "config": config.TARGET,
     "names": names.TARGET,
+    "received": received.TARGET,
+    "questions": questions.TARGET,
+    "samples": samples.TARGET,
 }
