@@ -219,10 +219,14 @@ format = "json"
         )
 
     async def idle(self) -> None:
-        """Wait until nothing is to be done."""
+        """Wait until all have their verdict; one that is due to our own fault may change later."""
         open_ = """
             SELECT (SELECT count(*) FROM relaytest.job)
-                   + (SELECT count(*) FROM relaytest.trial WHERE settle_at IS NOT NULL)
+                   + (SELECT count(*) FROM relaytest.trial AS t
+                       WHERE t.settle_at IS NOT NULL
+                         AND coalesce((SELECT v.reason FROM relaytest.verdict AS v
+                                        WHERE v.trial = t.id ORDER BY v.id DESC LIMIT 1),
+                                      'pending') = 'pending')
         """
         await self.until(lambda: self.number(open_), "an idle system", wanted=lambda n: n == 0)
 
