@@ -207,7 +207,7 @@ def db_status(config: ConfigFile = None, data: DataFolder = None, as_json: AsJso
 @app.command()
 def enqueue(
     targets: Annotated[list[str] | None, typer.Argument(help="Addresses or host names.")] = None,
-    reason: Annotated[str, typer.Option(help="Why; see the README.")] = "operator",
+    reason: Annotated[str, typer.Option(help="Why; see docs/sql.md.")] = "operator",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 25,
     vantage: Annotated[str, typer.Option(help="Test from this place only.")] = "",
     from_file: Annotated[

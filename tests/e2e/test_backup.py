@@ -16,7 +16,7 @@ from tests.daemons.test_web import found_open, judged, nominated, put_on, receiv
 from tests.lab import until
 from tests.postgres import temporary_cluster
 
-README = Path(__file__).parents[2] / "README.md"
+OPERATE = Path(__file__).parents[2] / "docs" / "operate.md"
 TABLES = """
     SELECT format('%I.%I', schemaname, tablename) AS name FROM pg_tables
      WHERE schemaname = 'relaytest' AND tablename <> 'allowance' ORDER BY 1
@@ -86,7 +86,7 @@ async def test_a_restore_loses_nothing(dsn, connection, tmp_path):
         again = await asyncpg.connect(there)
         job = "INSERT INTO relaytest.retest (target, reason) VALUES ($1, 'operator') RETURNING id"
         assert await again.fetchval(job, "192.0.2.10") == 2  # numbers go on where they were
-        skip = re.search(r'-c "(SELECT setval.*)"$', README.read_text(), re.MULTILINE)
+        skip = re.search(r'-c "(SELECT setval.*)"$', OPERATE.read_text(), re.MULTILINE)
         assert await again.fetchval(skip[1]) > 10_000_000  # and those of trials far beyond
         await again.close()
 
