@@ -256,10 +256,7 @@ class Prober:
             number += 1
 
     async def _also_inside_tls(self, visit: Visit) -> None:
-        """Ask some forms once inside TLS: some servers trust whoever encrypts.
-
-        Not those that were taken in clear: their messages will tell.
-        """
+        """Ask what was not taken in clear once inside TLS: some trust whoever encrypts."""
         taken = visit.willing(tls=False)
         some = [form for form in visit.forms if form.tier <= _TLS_ALSO and form not in taken]
         sessions = plan.following(1, some, self._sizes, visit.findings(self._session))
