@@ -91,7 +91,7 @@ class Town:
 
     async def close(self) -> Mapping[str, int]:
         """End it; return what it saw."""
-        said, _ = await self._process.communicate()
+        said, _ = await self._process.communicate(b"")
         found: Mapping[str, int] = json.loads(said)
         return found
 
