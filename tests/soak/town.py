@@ -11,8 +11,6 @@ import contextlib
 import itertools
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Coroutine
 from typing import Any
 from unittest import mock
 
@@ -20,11 +18,10 @@ from relaytest.core.config import split_endpoint
 from tests import subjects
 from tests.daemons import peers
 from tests.daemons.peers import Talk, Target
-from tests.net.hostile import Peer
 from tests.subjects import SUBJECTS, Place, Subject
 
 _STUBBORN = 120.0  # seconds that a server goes on with a message that the sink does not take
-_PLAY, _REPLY, _SEND = Target._play, Target._reply, peers.send
+_REPLY, _SEND = Target._reply, peers.send
 
 
 class Watch:
@@ -32,27 +29,13 @@ class Watch:
 
     Attributes:
         doubled: Sessions of a worker that went on though another worker had come.
-        crowd: Most servers of one /24 that were visited at once.
         stored: Messages that the sink said it has.
     """
 
     def __init__(self, sink: Place) -> None:
         self._sink = sink
-        self._visited: dict[str, dict[str, int]] = defaultdict(dict)
         self._late: set[Talk] = set()
-        self.doubled = self.crowd = self.stored = 0
-
-    async def play(self, target: Target, peer: Peer) -> None:
-        """Be visited, and be counted among the network's."""
-        network = self._visited[target.host.rpartition(".")[0]]
-        network[target.host] = network.get(target.host, 0) + 1
-        self.crowd = max(self.crowd, len(network))
-        try:
-            await _PLAY(target, peer)
-        finally:
-            network[target.host] -= 1
-            if not network[target.host]:
-                del network[target.host]
+        self.doubled = self.stored = 0
 
     def reply(self, target: Target, talk: Talk, line: bytes) -> bytes:
         """Answer, and notice who goes on though another has come."""
@@ -78,13 +61,10 @@ class Watch:
     def begin(self) -> None:
         """Let each server tell what happens to it."""
 
-        def play(target: Target, peer: Peer) -> Coroutine[Any, Any, None]:
-            return self.play(target, peer)
-
         def reply(target: Target, talk: Talk, line: bytes) -> bytes:
             return self.reply(target, talk, line)
 
-        mock.patch.multiple(Target, _play=play, _reply=reply).start()
+        mock.patch.object(Target, "_reply", reply).start()
         for module in (peers, subjects):
             mock.patch.object(module, "send", self.send).start()
 
@@ -100,7 +80,7 @@ async def main(count: int, sink: Place) -> None:
         sys.stdout.write(json.dumps(there) + "\n")
         sys.stdout.flush()
         await loop.run_in_executor(None, sys.stdin.read)
-    seen = {"doubled": watch.doubled, "crowd": watch.crowd, "stored": watch.stored}
+    seen = {"doubled": watch.doubled, "stored": watch.stored}
     sys.stdout.write(json.dumps(seen) + "\n")
 
 
