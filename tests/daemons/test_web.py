@@ -34,7 +34,7 @@ KEY = b"k" * 32
 TOKEN = issue(KEY, Token(Mailbox.FORWARD, 257, 1))
 HOSTILE = b"<script>alert('x')</script> \x1b[31m \x00 \xe2\x80\xae \xff & \" \\"
 FORM = "application/x-www-form-urlencoded"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @dataclass
