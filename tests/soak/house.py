@@ -89,6 +89,10 @@ class House:
         """Return what each daemon has now."""
         return {name: _sample(process.pid) for name, process in self._running.items()}
 
+    def last_words(self, name: str) -> str:
+        """Return the last line of its log."""
+        return self.output(name).read_text(errors="replace").rpartition("\n")[0].rpartition("\n")[2]
+
     def end(self) -> dict[str, int]:
         """End all, as a service manager does; return the exit status of each."""
         for process in self._running.values():
@@ -105,5 +109,5 @@ class House:
 
 def _sample(pid: int) -> Sample:
     status = Path(f"/proc/{pid}/status").read_text()
-    rss = int(status.partition("VmRSS:")[2].split()[0])
+    rss = int((status.partition("VmRSS:")[2].split() or ["0"])[0])  # who has ended has none
     return Sample(rss, len(os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 - it may be large

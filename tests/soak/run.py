@@ -357,7 +357,10 @@ format = "json"
         self.ledger.check(most, self._crowd, right=0 < self._crowd <= CAP)
         self._read_logs()
         ended = self.house.ended()
-        self.ledger.check("daemons that ended by themselves", len(ended), right=not ended)
+        told = [
+            f"{name}: {status}, {self.house.last_words(name)}" for name, status in ended.items()
+        ]
+        self.ledger.check("daemons that ended by themselves", told or 0, right=not ended)
         statuses = set(self.house.end().values())
         self.ledger.check("exit statuses at the end", sorted(statuses), right=statuses == {0})
 
