@@ -1,5 +1,6 @@
 """Where the daemons' events go: standard error, or a file while a live display has the screen."""
 
+import contextlib
 import logging
 import sys
 from typing import TextIO
@@ -38,11 +39,19 @@ def start_log(log: Log, stream: TextIO = sys.stderr) -> None:
 
 
 class _Logger(structlog.PrintLogger):
-    """One that knows who logs."""
+    """One that knows who logs, and whose full disk or gone terminal is no reason to end."""
 
     def __init__(self, stream: TextIO, name: str) -> None:
         super().__init__(stream)
         self.name = name
+
+    def msg(self, message: str) -> None:
+        """Write a line, if it can be written."""
+        with contextlib.suppress(OSError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
 
 
 def _add_name(
