@@ -8,16 +8,23 @@ from typing import Any, cast
 
 import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 _GRACE = 2  # seconds for requests to end when the program stops
+_LAST_ASK = 0.5  # seconds of them for a client who has connected to say what he wants
 _LOOK = 5.0  # seconds between two looks at a connection
 _SLOW = 15.0  # seconds for a client to send a request, and to take something of an answer
 _LITTLE = 1024  # octets; to take less from look to look is to take nothing
 
 
 class _Prompt(H11Protocol):
-    """Cuts off a client who takes his time; uvicorn itself waits for half a request for ever."""
+    """Cuts off a client who takes his time; uvicorn itself waits for half a request for ever.
+
+    At the end a client who has only just connected is answered still: his request may lie
+    unread, and to close then would reset the connection under it (RFC 9112 section 9.6).
+    """
+
+    _ends = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to look."""
@@ -36,6 +43,24 @@ class _Prompt(H11Protocol):
         """Give the next request its own time."""
         self._since = None
         super().on_response_complete()
+
+    def shutdown(self) -> None:
+        """End, but hear first who has not been heard yet."""
+        if self._request is None and not self._ends:
+            self._ends = True
+            self.loop.call_later(_LAST_ASK, self.shutdown)
+        elif not self.transport.is_closing():
+            super().shutdown()
+
+    def handle_events(self) -> None:
+        """Take what has come in; at the end it is the last."""
+        super().handle_events()
+        if self._ends and self._request is not None:
+            self._request.keep_alive = False
+
+    @property
+    def _request(self) -> RequestResponseCycle | None:
+        return self.cycle  # None until the first request, whatever its annotation says
 
     def _look(self) -> None:
         now = self.loop.time()

@@ -229,3 +229,27 @@ async def test_ipv6_is_served():
             assert (await get(place)).endswith("::1")
     except OSError as error:
         pytest.skip(f"no ::1 here: {error}")
+
+
+async def test_who_has_just_connected_is_answered_when_the_server_ends():
+    server = serve_http("127.0.0.1", 0, hello)
+    place = await server.__aenter__()
+    reader, writer = await asyncio.open_connection(*place)
+    await get(place)  # so that the one before it is known to the server
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.__aexit__(None, None, None))
+        await asyncio.sleep(0.3)  # uvicorn closes what is idle
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(PATIENCE):
+            text = (await reader.read()).decode("latin-1")
+    writer.close()
+    assert text.startswith("HTTP/1.1 200")
+
+
+async def test_who_says_nothing_does_not_keep_a_server_that_ends():
+    async with serve_http("127.0.0.1", 0, hello) as place:
+        reader, writer = await asyncio.open_connection(*place)
+        await get(place)
+    async with asyncio.timeout(PATIENCE):
+        assert await reader.read() == b""
+    writer.close()
