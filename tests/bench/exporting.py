@@ -12,6 +12,7 @@ import asyncpg
 from relaytest.core.zone import OPEN_RELAY, PATH
 from relaytest.store import exports
 from relaytest.store.binaries import find_binaries
+from tests.bench.peers import fast_loop
 from tests.bench.report import Report, Row
 from tests.bench.system import settings, upgraded
 from tests.postgres import temporary_cluster
@@ -34,7 +35,8 @@ def run() -> Report:
     """Fill, and write what the publisher writes."""
     with temporary_cluster() as cluster:
         upgraded(settings(cluster.dsn()))
-        rows = asyncio.run(_measure(cluster.dsn()))
+        with asyncio.Runner(loop_factory=fast_loop) as runner:
+            rows = runner.run(_measure(cluster.dsn()))
     return Report(
         f"export: a zone of {ENTRIES:,} entries",
         ("what", "seconds", "entries/s", "of psql", "octets"),
@@ -82,10 +84,8 @@ async def _measure(dsn: str) -> list[Row]:
 
 def _records() -> str:
     """Write out what `exports.records` asks for."""
-    query = exports.PUBLISHED4.replace("$1", CODES)
-    template = exports.EXPORT_RECORDS.replace("$1", f"{CODES}::smallint[]")
-    template = template.replace("$2", f"ARRAY['{TEXT}']")
-    return template.format(query=query, owner=exports.OWNER4)
+    query = exports.EXPORT_RECORDS.format(query=exports.PUBLISHED4, owner=exports.OWNER4)
+    return query.replace("$1", f"{CODES}::smallint[]").replace("$2", f"ARRAY['{TEXT}']")
 
 
 def _told(seconds: float, theirs: float, file: Path) -> tuple[float, int, float, int]:
