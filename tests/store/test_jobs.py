@@ -467,12 +467,32 @@ async def test_a_network_has_so_many_visits_at_once(connection, worker, addresse
 
 
 async def test_a_full_network_keeps_no_other_waiting(connection, worker):
-    for number in range(1, 101):
+    for number in range(256):
         await insert(connection, f"11.0.2.{number}")
-    await insert(connection, "11.1.1.1")
-    claimed = [await jobs.claim(connection, worker, 2, LEASE) for _ in range(12)]
-    assert ip_address("11.1.1.1") in {job.address for batch in claimed for job in batch}
-    assert sum(map(len, claimed)) == 5
+    for number in range(1, 10):
+        await insert(connection, f"11.1.{number}.1")
+    claimed = [str(job.address) for job in await jobs.claim(connection, worker, 10, LEASE)]
+    behind = [address for address in claimed if address.startswith("11.1.")]
+    assert (len(claimed), len(behind)) == (10, 6)
+
+
+async def test_a_claim_reads_little_when_an_empty_queue_has_filled(connection, worker):
+    fill = """
+        INSERT INTO relaytest.job (address, reason, priority, run_at, requester)
+        SELECT '11.0.0.0'::inet + 256 * n, 'operator', 1, now(), 'x'
+          FROM generate_series(1, $1) AS n
+    """
+    await connection.execute(fill, 1000)
+    while await jobs.claim(connection, worker, 100, LEASE):
+        await connection.execute("DELETE FROM relaytest.job WHERE leased")
+    await connection.execute("VACUUM relaytest.job")
+    await connection.execute(fill, 3000)
+    blocks = "SELECT pg_stat_get_xact_blocks_fetched('relaytest.job_ready'::regclass)"
+    async with connection.transaction():
+        before = await connection.fetchval(blocks)
+        assert len(await jobs.claim(connection, worker, 10, LEASE)) == 10
+        read = await connection.fetchval(blocks) - before
+    assert read < 200  # 64 ranges in two priorities; a walk over all of it takes 20 and more
 
 
 async def test_the_longest_prefix_and_the_operators_word_count(connection, worker):
