@@ -28,9 +28,10 @@ from relaytest.daemons.clock import utcnow
 from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, wait_or_stop
 from relaytest.daemons.prober import Prober, Target, Visit
+from relaytest.net.admission import Bounds
 from relaytest.net.dns import NullMxError, Resolver
 from relaytest.net.smtp_client import NoSocketError
-from relaytest.net.smtp_listener import Bounds, listen
+from relaytest.net.smtp_listener import listen
 
 _AT_ONCE = 8  # targets
 _AGAIN_AFTER = (0.25, 0.25)  # of the patience, each

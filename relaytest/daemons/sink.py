@@ -22,8 +22,9 @@ from relaytest.daemons import metrics
 from relaytest.daemons.letterbox import Letterbox
 from relaytest.daemons.loop import Stop, forever, once_there
 from relaytest.daemons.presence import present
+from relaytest.net.admission import Bounds
 from relaytest.net.service_manager import take
-from relaytest.net.smtp_listener import Bounds, Event, listen
+from relaytest.net.smtp_listener import Event, listen
 from relaytest.store import evidence, nominations
 from relaytest.store import keys as keys_store
 from relaytest.store.database import Bell, Connection, Database
@@ -163,7 +164,7 @@ class Sink:
             log.info("no TLS", peer=str(peer), why=repr(error))
         elif error is not None:
             log.error("message not taken", peer=str(peer), error=repr(error))
-        elif event in {Event.TURNED_AWAY, Event.TIMED_OUT}:
+        elif event in {Event.TURNED_AWAY, Event.GAVE_WAY, Event.TIMED_OUT}:
             log.info("client sent away", peer=str(peer), why=event.value)
 
     async def renew_keys(self) -> timedelta:

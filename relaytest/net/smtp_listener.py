@@ -12,8 +12,6 @@ import asyncio
 import contextlib
 import enum
 import socket
-import ssl
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,6 +20,7 @@ from typing import Generic, TypeVar, cast
 from relaytest.core.errors import RelaytestError
 from relaytest.core.reception import Action, Close, Deliver, Delivery, Secure, Session, Write
 from relaytest.core.target import Address, parse_address
+from relaytest.net.admission import Admission, Bounds
 
 _T = TypeVar("_T")
 
@@ -34,6 +33,7 @@ class Event(enum.Enum):
 
     OPENED = "opened"
     TURNED_AWAY = "turned away"  # too many connections
+    GAVE_WAY = "gave way"  # likewise, to a peer who has fewer
     STORED = "stored"
     NOT_STORED = "not stored"  # the client was told 451
     TIMED_OUT = "timed out"  # too slow, or too long
@@ -43,36 +43,6 @@ class Event(enum.Enum):
 
 Store = Callable[[Address, int, Delivery[_T]], Awaitable[bool]]
 OnEvent = Callable[[Event, Address, Exception | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What all clients together, and each of them, may use.
-
-    Attributes:
-        connections: At once.
-        per_peer: At once from one IPv4 address or one IPv6 /64, which is what one host gets
-            (RFC 4291 section 2.5.4).
-        idle: Longest silence of a client; RFC 5321 section 4.5.3.2.7 wants 5 minutes at least.
-        session: Longest session, however busy.
-        handshake: Longest time that TLS may take to begin.
-        storing: Longest time that `store` may take. A client waits 10 minutes for the answer
-            (section 4.5.3.2.6).
-        grace: How long sessions may go on after we stopped listening.
-        unread_octets: Of replies that a client has not read; beyond that we do not read either.
-        tls: Makes what TLS needs, for sessions that offer it; called for each client who wants
-            it, so that a renewed certificate is used at once.
-    """
-
-    connections: int = 1000
-    per_peer: int = 50
-    idle: timedelta = timedelta(minutes=5)
-    session: timedelta = timedelta(minutes=15)
-    handshake: timedelta = timedelta(minutes=1)
-    storing: timedelta = timedelta(seconds=30)
-    grace: timedelta = timedelta(seconds=10)
-    unread_octets: int = 1 << 16
-    tls: Callable[[], ssl.SSLContext] = lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
 
 class Listener(Generic[_T]):
@@ -119,11 +89,11 @@ class Listener(Generic[_T]):
             server.close()
         try:
             await floor.wait_empty(floor.bounds.grace)
-            for connection in list(floor.connections):
+            for connection in floor.connections:
                 connection.dismiss(b"4.3.2 Shutting down, try again later")
             await floor.wait_empty(_LINGER)
         finally:
-            for connection in list(floor.connections):
+            for connection in floor.connections:
                 connection.abort()
         await floor.empty.wait()
         for server in self._servers:
@@ -180,36 +150,25 @@ class _Floor(Generic[_T]):
     bounds: Bounds
     on_event: OnEvent
     tasks: asyncio.TaskGroup
-    connections: "set[_Connection[_T]]" = field(default_factory=set)
-    per_peer: Counter[int] = field(default_factory=Counter)
+    connections: "Admission[_Connection[_T]]" = field(init=False)
     empty: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: bool = False
 
     def __post_init__(self) -> None:
+        self.connections = Admission(self.bounds)
         self.empty.set()
 
     def admit(self, connection: "_Connection[_T]", peer: Address) -> bool:
         """Count the connection in, unless there are too many."""
-        place = _place(peer)
-        admitted = (
-            not self.stopping
-            and len(self.connections) < self.bounds.connections
-            and self.per_peer[place] < self.bounds.per_peer
-        )
+        admitted = not self.stopping and self.connections.enter(connection, peer)
         if admitted:
-            self.connections.add(connection)
-            self.per_peer[place] += 1
             self.empty.clear()
         self.on_event(Event.OPENED if admitted else Event.TURNED_AWAY, peer, None)
         return admitted
 
     def leave(self, connection: "_Connection[_T]", peer: Address) -> None:
         """Count it out."""
-        place = _place(peer)
-        self.connections.remove(connection)
-        self.per_peer[place] -= 1
-        if not self.per_peer[place]:
-            del self.per_peer[place]
+        self.connections.leave(connection, peer)
         if not self.connections:
             self.empty.set()
         self.on_event(Event.CLOSED, peer, None)
@@ -262,6 +221,9 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         """A message that came whole is stored all the same: it proves what it proves."""
         if self._timer is not None:
             self._timer.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
         if self._admitted:
             self._admitted = False
             self._floor.leave(self, self._peer)
@@ -295,6 +257,23 @@ class _Connection(asyncio.Protocol, Generic[_T]):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being stored, or TLS begins."""
+        return self._task is not None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the client last spoke, or we let it wait."""
+        return self._loop.time() - self._seen
+
+    def give_way(self) -> None:
+        """Close at once, since a peer who has fewer connections wants one."""
+        self._floor.on_event(Event.GAVE_WAY, self._peer, None)
+        self._leave()
+        self.dismiss(b"4.3.2 Others are waiting, try again later")
+        self.abort()
 
     def _perform(self, actions: Iterable[Action[_T]]) -> None:
         for action in actions:
@@ -393,7 +372,3 @@ class _Connection(asyncio.Protocol, Generic[_T]):
             self._timer.cancel()
         if self._transport.get_write_buffer_size():
             self._timer = self._loop.call_later(_LINGER.total_seconds(), self._watch)
-
-
-def _place(peer: Address) -> int:
-    return int(peer) if peer.version == 4 else int(peer) >> 64

@@ -17,8 +17,9 @@ import uvloop
 
 from relaytest.core.reception import Limits, Session
 from relaytest.net import smtp_listener
+from relaytest.net.admission import Bounds
 from relaytest.net.server_tls import server_tls
-from relaytest.net.smtp_listener import Bounds, Event, listen
+from relaytest.net.smtp_listener import Event, listen
 from tests.net.hostile import CERTIFICATE
 
 TOKEN = "aebagbafaydqqcikbmga2dqpcaireeyu@sink.example"
@@ -484,16 +485,23 @@ def test_another_peer_is_welcome_where_one_has_too_many(run):
     assert run(act()) == [220, 221]
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        (IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), False),
-        (IPv6Address("2001:db8::1"), IPv6Address("2001:db8::ffff:0:0:1"), True),
-        (IPv6Address("2001:db8::1"), IPv6Address("2001:db8:0:1::1"), False),
-    ],
-)
-def test_one_ipv6_network_is_one_peer(one, other, same):
-    assert (smtp_listener._place(one) == smtp_listener._place(other)) is same
+def test_a_peer_with_many_connections_keeps_nobody_out(run):
+    async def act():
+        sink = Sink()
+        bounds = Bounds(connections=2)
+        async with (
+            sink.listen(bounds=bounds) as listener,
+            dial(listener) as (first, _),
+            dial(listener) as (second, _),
+        ):
+            await first.readline(), await second.readline()
+            answers = codes(await talk(listener, b"QUIT\r\n", local_addr=("127.0.0.9", 0)))
+            return answers, await first.read(), sink.events
+
+    answers, last_words, events = run(act())
+    assert answers == [220, 221]
+    assert last_words == b"421 4.3.2 Others are waiting, try again later\r\n"
+    assert events[:5] == [*[Event.OPENED] * 2, Event.GAVE_WAY, Event.CLOSED, Event.OPENED]
 
 
 def test_silent_client_is_dismissed(run):
