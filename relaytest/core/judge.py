@@ -166,11 +166,19 @@ def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdi
         return Verdict(Finding.CLOSED, Reason.REFUSED, "medium", text)
     if refusal.transient:
         return unknown(Reason.DEFERRED, f"The server is not ready for us: {refusal}.")
+    if _never_heard_of_smtp(refusal) and any(one.hello == refusal for one in met):
+        text = f"It knows neither EHLO nor HELO, so it is no mail server for strangers: {refusal}."
+        return unknown(Reason.NOT_SMTP, text)
     return unknown(
         Reason.BLOCKED,
         f"The server turns us away before any mail command: {refusal}. That says nothing about "
         "whether it relays for others.",
     )
+
+
+def _never_heard_of_smtp(hello: Reply) -> bool:
+    """LMTP knows LHLO only (RFC 2033 section 4.1), FTP wants USER first (RFC 959 section 5.4)."""
+    return hello.code in {500, 502} or bool(phrases.WANTS_USER.search(hello.text))
 
 
 def _refusal(met: Met) -> Reply | None:

@@ -53,3 +53,5 @@ COME_BACK = _any(
 OVER_A_LIMIT = _any(r"too (many|much)|\b(rate|quota)\b|\blimits?\b|exceed|throttl")
 
 WANTS_TLS = _any(r"starttls|\btls\b|encrypt")
+
+WANTS_USER = _any(r"\buser\b.*\bpass")  # FTP

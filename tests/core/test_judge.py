@@ -425,6 +425,18 @@ BEHAVIOURS = {
         trial(no_session(Break.GARBAGE, "the greeting is no SMTP reply")),
         unknown(Reason.NOT_SMTP),
     ),
+    "speaks-lmtp": (
+        trial(session("rejected", hello=Reply(500, ("5.5.1 Unexpected HELO",)))),
+        unknown(Reason.NOT_SMTP),
+    ),
+    "speaks-ftp": (
+        trial(session("rejected", hello=Reply(530, ("Please login with USER and PASS.",)))),
+        unknown(Reason.NOT_SMTP),
+    ),
+    "greets-with-an-unknown-command": (
+        trial(session("rejected", greeting=Reply(500, ("No",)), hello=None)),
+        unknown(Reason.BLOCKED),
+    ),
     "connects-and-closes-at-once": (
         trial(no_session(Break.CLOSED, "the server hung up")),
         unknown(Reason.INCOMPLETE),
