@@ -58,6 +58,15 @@ class _Prompt(H11Protocol):
         if self._ends and self._request is not None:
             self._request.keep_alive = False
 
+    def send_400_response(self, msg: str) -> None:
+        """Say that this is no HTTP, unless an answer has begun; then all that is left is to go."""
+        if self._request is not None:
+            self._request.disconnected = True  # the application's answer would come too late
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
     @property
     def _request(self) -> RequestResponseCycle | None:
         return self.cycle  # None until the first request, whatever its annotation says

@@ -231,6 +231,26 @@ async def test_ipv6_is_served():
         pytest.skip(f"no ::1 here: {error}")
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["unanswered", "answered"])
+async def test_a_body_that_breaks_off_in_nonsense_is_no_error_of_ours(caplog, early):
+    async def answers_first(_scope, _receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0.1)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serve_http("127.0.0.1", 0, answers_first) as place:
+        reader, writer = await asyncio.open_connection(*place)
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        said = await reader.readline() if early else b""
+        writer.write(b"nonsense\r\n")
+        async with asyncio.timeout(PATIENCE):
+            said += await reader.read()
+        writer.close()
+        assert (await get(place)).startswith("HTTP/1.1 200")
+    assert said.startswith(b"HTTP/1.1 200" if early else b"HTTP/1.1 400")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_who_has_just_connected_is_answered_when_the_server_ends():
     server = serve_http("127.0.0.1", 0, hello)
     place = await server.__aenter__()
