@@ -318,8 +318,10 @@ def _sent_by(name: str, whole: Battery, forms: Iterable[Form]) -> tuple[Form, ..
 @config_app.command("check")
 def config_check(config: ConfigFile = None) -> None:
     """Read the configuration; say what is wrong with it."""
-    load(config)
+    settings = load(config)
     print("the configuration is right")
+    if not settings.sink.domains:
+        print("but sink.domains is not set: workers stay idle, for no message could come back")
 
 
 @config_app.command("show")

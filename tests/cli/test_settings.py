@@ -238,6 +238,12 @@ def test_config_check_says_that_it_is_right(file):
     assert done.stdout == "the configuration is right\n"
 
 
+def test_config_check_says_what_keeps_workers_idle(tmp_path):
+    done = relaytest("config", "check", "--config", written(tmp_path, "[sink]\n"))
+    assert done.returncode == 0
+    assert "sink.domains is not set" in done.stdout
+
+
 def test_config_check_tells_the_mistakes_on_stderr(tmp_path):
     path = written(tmp_path, "[sink]\nlistn = []\n[web]\nlisten = 7\n")
     done = relaytest("config", "check", "--config", path)
