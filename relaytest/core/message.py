@@ -74,8 +74,8 @@ def is_ours(message: bytes, *, trial: int, form: int) -> bool:
     reference = b"%d-%d" % (trial, form)
     fields = (
         rb"Message-ID:\s*<" + reference + rb"@",
-        rb"Subject:\s*Mail routing notice " + reference + rb"\s*$",
-        rb"From:\s*Mail routing check\b",
+        rb"Subject:\s*Mail\s+routing\s+notice\s+" + reference + rb"\s*$",
+        rb'From:\s*"?Mail\s+routing\s+check\b',
     )
     ours = rb"^(" + rb"|".join(fields) + rb")"
     return re.search(ours, header, re.IGNORECASE | re.MULTILINE) is not None

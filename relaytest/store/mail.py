@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from relaytest.core.arf import Returned
+from relaytest.core.message import is_ours
 from relaytest.core.target import Address
 from relaytest.store.database import Connection
 
@@ -86,9 +87,9 @@ ADDRESS = """
     RETURNING id
 """
 RETURNED = """
-    SELECT peer, received_at, reverse_path, forward_path, substr(message, 1, 65536) AS message,
-           size, copies
-      FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward' ORDER BY id LIMIT 1
+    SELECT form, peer, received_at, reverse_path, forward_path,
+           substr(message, 1, 65536) AS message, size, copies
+      FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward' ORDER BY id LIMIT 100
 """
 VERDICT = """
     SELECT v.verdict, v.explanation,
@@ -205,9 +206,12 @@ async def address(connection: Connection, number: int, mailbox: str, code: str) 
 
 
 async def returned_of(connection: Connection, trial: int) -> Returned | None:
-    """Return the first message that came back in a trial."""
-    row = await connection.fetchrow(RETURNED, trial)
-    return Returned(**row) if row else None
+    """Return the first copy that came back in a trial; a notice about one is none."""
+    for row in await connection.fetch(RETURNED, trial):
+        columns = dict(row)
+        if is_ours(row["message"], trial=trial, form=columns.pop("form")):
+            return Returned(**columns)
+    return None
 
 
 async def contact_of(connection: Connection, address: Address) -> str | None:

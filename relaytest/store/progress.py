@@ -6,6 +6,7 @@ from typing import Literal
 
 import asyncpg
 
+from relaytest.core.message import is_ours
 from relaytest.core.target import Address
 from relaytest.store import pages, vantages
 from relaytest.store.database import Connection
@@ -38,7 +39,8 @@ ANSWERS = """
       FROM relaytest.outcome WHERE trial = $1
 """
 RETURNED = """
-    SELECT count(DISTINCT form) FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward'
+    SELECT form, substr(message, 1, 16384) AS header FROM relaytest.receipt
+     WHERE trial = $1 AND mailbox = 'forward' ORDER BY id LIMIT 100
 """
 STANDS = """
     SELECT EXISTS (SELECT FROM relaytest.listing_current WHERE address = $1 AND port = $2)
@@ -92,6 +94,13 @@ class Progress:
     sources: list[str]
 
 
+async def _returned(connection: Connection, trial: int) -> int:
+    """Count the forms of which a copy came back; a notice about one is none."""
+    rows = await connection.fetch(RETURNED, trial)
+    ours = {row["form"] for row in rows if is_ours(row["header"], trial=trial, form=row["form"])}
+    return len(ours)
+
+
 async def progress_of(connection: Connection, job: int) -> Progress | None:
     """Return how far a job is, also one that has ended; None if there never was such a one."""
     row = await connection.fetchrow(JOB, job)
@@ -104,7 +113,7 @@ async def progress_of(connection: Connection, job: int) -> Progress | None:
     answers, returned, verdict = None, 0, None
     if trial is not None:
         answers = await connection.fetchrow(ANSWERS, trial["id"])
-        returned = await connection.fetchval(RETURNED, trial["id"])
+        returned = await _returned(connection, trial["id"])
         verdict = await pages.last_verdict(connection, trial["id"])
     stage = _stage(row, trial, verdict)
     return Progress(

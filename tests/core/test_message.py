@@ -125,6 +125,8 @@ OURS = composed()
         (lambda octets: octets.replace(b"Message-ID: <", b"Message-ID: <new."), True),
         (lambda octets: octets.replace(b"From: Mail routing check", b"From: x"), True),
         (lambda octets: octets.replace(b"Subject: ", b"Subject: [external] "), True),
+        (lambda _: b'From: "Mail routing check" <x@x>\r\n\r\n', True),
+        (lambda _: b"Subject: Mail routing\r\n notice 7-%d\r\n\r\n" % FORM.number, True),
         (lambda octets: b"Subject: Undelivered\r\n\r\n" + octets, False),
         (lambda _: b"", False),
         (lambda _: b"Subject: Re: Mail routing notice 7-1\r\n\r\n", False),

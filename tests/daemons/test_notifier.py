@@ -352,9 +352,15 @@ async def reporter(make, contacts, smarthost) -> Notifier:
     return await make(**reporting(contacts, smarthost.place))
 
 
-async def relayed(connection, address=A, *, number=1, message=b"Subject: x\r\n\r\nHi\r\n") -> None:
+async def relayed(connection, address=A, *, number=1, message: bytes | None = None) -> None:
     """A listing with the message that came back."""
     await listed_now(connection, address, number=number)
+    if message is None:
+        message = b"Message-ID: <%d-257@x>\r\n\r\nHi\r\n" % number
+    await came(connection, message, address, number)
+
+
+async def came(connection, message: bytes, address=A, number=1) -> None:
     await connection.execute(
         "INSERT INTO relaytest.receipt (trial, form, mailbox, peer, helo, reverse_path,"
         " forward_path, message, size) VALUES ($1, 257, 'forward', $2::text::inet, 'x', '<x>',"
@@ -378,10 +384,23 @@ async def test_the_abuse_contact_of_the_network_gets_one_report(
     fields = mail.attachments[0].content.decode()
     assert f"Source-IP: {A}\r\n" in fields
     assert "Reported-Domain: mail.net.example\r\n" in fields
-    assert mail.attachments[1].content == b"Subject: x\r\n\r\nHi\r\n"
+    assert mail.attachments[1].content == b"Message-ID: <1-257@x>\r\n\r\nHi\r\n"
     await went_on(connection)
     await reporter.tell()
     assert len(smarthost.messages) == 1
+
+
+async def test_a_report_shows_the_copy_and_no_notice_about_it(
+    reporter, contacts, smarthost, connection
+):
+    await listed_now(connection)
+    await came(
+        connection, b"Subject: We hold your mail\r\n\r\nMessage-ID: <1-257@x>\r\n", "192.0.2.7"
+    )
+    await came(connection, b"Message-ID: <1-257@x>\r\n\r\nHi\r\n")
+    await reporter.tell()
+    mail = parse_email(smarthost.messages[0].message)
+    assert mail.attachments[1].content == b"Message-ID: <1-257@x>\r\n\r\nHi\r\n"
 
 
 async def test_a_notice_and_a_report_may_both_be_wanted(make, contacts, smarthost, connection):

@@ -118,6 +118,20 @@ async def test_what_was_taken_is_waited_for(connection, job):
     assert (progress.accepted, progress.returned) == (1, 0)
 
 
+async def test_copies_are_counted_and_notices_about_them_are_not(connection, job):
+    await claimed(connection, job)
+    await visited(connection, answers=((1, "end-of-data", 250), (2, "end-of-data", 250)))
+    for form, header in ((1, "Subject: We hold your mail"), (2, "Message-ID: <7-2@x>")):
+        await connection.execute(
+            "INSERT INTO relaytest.receipt (trial, form, mailbox, peer, helo, reverse_path,"
+            " forward_path, message, size) VALUES (7, $1, 'forward', '192.0.2.1', '', '', '',"
+            " $2, 1)",
+            form,
+            f"{header}\r\n\r\nMessage-ID: <7-1@x>\r\n".encode(),
+        )
+    assert (await progress_of(connection, job)).returned == 1
+
+
 @pytest.mark.parametrize("verdict", ["open", "closed", "unknown"])
 async def test_with_the_last_verdict_it_is_done(connection, job, verdict):
     await claimed(connection, job)
