@@ -10,34 +10,82 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from relaytest.core.target import parse_address
+from relaytest.net.admission import Admission, Bounds
+
+_MOST = 500  # connections; of one peer too, for a proxy in front of us is one
 _GRACE = 2  # seconds for requests to end when the program stops
 _LAST_ASK = 0.5  # seconds of them for a client who has connected to say what he wants
 _LOOK = 5.0  # seconds between two looks at a connection
 _SLOW = 15.0  # seconds for a client to send a request, and to take something of an answer
 _LITTLE = 1024  # octets; to take less from look to look is to take nothing
+_TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n"
+    b"Retry-After: 30\r\n\r\n"
+)
 
 
-class _Prompt(H11Protocol):
-    """Cuts off a client who takes his time; uvicorn itself waits for half a request for ever.
+class _Connection(H11Protocol):
+    """A client, or a proxy's connection for one.
+
+    Cuts off a client who takes his time; uvicorn itself waits for half a request for ever.
 
     At the end a client who has only just connected is answered still: his request may lie
     unread, and to close then would reset the connection under it (RFC 9112 section 9.6).
     """
 
+    admission: Admission["_Connection"]
     _ends = False
+    _admitted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to look."""
+        """Begin to look, unless there are too many."""
         super().connection_made(cast("asyncio.Transport", transport))
+        self._heard = self.loop.time()
         self._since: float | None = None  # when the request was first seen not to be whole
         self._stuck = 0.0  # seconds without progress of the answer
         self._unsent = 0
         self._timer = self.loop.call_later(_LOOK, self._look)
+        name = transport.get_extra_info("peername")
+        if name:
+            self._peer = parse_address(name[0].partition("%")[0])
+            self._admitted = self.admission.enter(self, self._peer)
+        if not self._admitted:
+            self.transport.write(_TOO_MANY)
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End looking."""
         self._timer.cancel()
+        self._leave()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Note when."""
+        self._heard = self.loop.time()
+        super().data_received(data)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is whole and its answer is not."""
+        request = self._request
+        waits = self.conn.their_state in {h11.IDLE, h11.SEND_BODY}
+        return request is not None and not request.response_complete and not waits
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the client last said something."""
+        return self.loop.time() - self._heard
+
+    def give_way(self) -> None:
+        """Close, since a peer who has fewer connections wants one."""
+        self._leave()
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        if self._admitted:
+            self._admitted = False
+            self.admission.leave(self, self._peer)
 
     def on_response_complete(self) -> None:
         """Give the next request its own time."""
@@ -87,6 +135,15 @@ class _Prompt(H11Protocol):
             self._timer = self.loop.call_later(_LOOK, self._look)
 
 
+def _connections(bounds: Bounds) -> type[_Connection]:
+    """Return the class of one server's connections, which share its bounds."""
+
+    class Connection(_Connection):
+        admission = Admission[_Connection](bounds)
+
+    return Connection
+
+
 class _Server(uvicorn.Server):
     """Leaves the signals to the program."""
 
@@ -120,7 +177,7 @@ async def serve_http(
     server = _Server(
         uvicorn.Config(
             application,
-            http=_Prompt,
+            http=_connections(Bounds(connections=_MOST, per_peer=_MOST)),
             ws="none",
             log_config=None,
             access_log=False,
@@ -128,7 +185,6 @@ async def serve_http(
             proxy_headers=False,  # X-Forwarded-For is what a stranger typed
             lifespan="off",
             h11_max_incomplete_event_size=16 * 1024,
-            limit_concurrency=500,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=_GRACE,
         )

@@ -31,8 +31,9 @@ def impatient(monkeypatch):
     monkeypatch.setattr(http_server, "_SLOW", 0.2)
 
 
-async def get(place, path="/", *headers: str) -> str:
-    reader, writer = await asyncio.open_connection(*place)
+async def get(place, path="/", *headers: str, peer: str | None = None) -> str:
+    local = (peer, 0) if peer else None
+    reader, writer = await asyncio.open_connection(*place, local_addr=local)
     try:
         lines = [f"GET {path} HTTP/1.1", "Host: x", "Connection: close", *headers, "", ""]
         writer.write("\r\n".join(lines).encode("latin-1"))
@@ -229,6 +230,29 @@ async def test_ipv6_is_served():
             assert (await get(place)).endswith("::1")
     except OSError as error:
         pytest.skip(f"no ::1 here: {error}")
+
+
+async def test_a_peer_with_many_connections_keeps_nobody_out_of_the_pages(monkeypatch):
+    monkeypatch.setattr(http_server, "_MOST", 3)
+    half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+    async with serve_http("127.0.0.1", 0, waits_for_a_body) as place:
+        async with contextlib.AsyncExitStack() as stack:
+            for octets in (b"", b"GET ", half):
+                _, writer = await asyncio.open_connection(*place)
+                stack.callback(writer.close)
+                writer.write(octets)
+            assert "503" in (await get(place))  # the same peer
+            for _ in range(2):
+                assert (await get(place, peer="127.0.0.9")).startswith("HTTP/1.1 200")
+        assert (await get(place)).startswith("HTTP/1.1 200")
+
+
+async def waits_for_a_body(scope, receive, send) -> None:
+    if scope["method"] == "POST":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    else:
+        await hello(scope, receive, send)
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["unanswered", "answered"])
