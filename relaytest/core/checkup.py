@@ -133,7 +133,34 @@ def conclude(evidence: Evidence, now: datetime, *, messages: bool) -> Verdict:
     found = judge(evidence, _NO_PATIENCE, now)
     if found is None:
         return broken_off(evidence, now)
-    return found if messages else _without_messages(evidence, found)
+    return _in_doubt(evidence, found) if messages else _without_messages(evidence, found)
+
+
+def _in_doubt(evidence: Evidence, found: Verdict) -> Verdict:
+    """Visits seconds apart do not tell greylisting, which lasts minutes, from a refusal.
+
+    What speaks of relaying is a refusal all the same. Where other forms were refused for good a
+    deferred one is in doubt only if it speaks of time: some senders never resolve.
+    """
+    standings = standings_of(in_order(evidence))
+    deferred = [
+        (one.form.id, one.reply)
+        for one in results_of(evidence, {})
+        if one.reply is not None
+        and standings[one.form.number] is Standing.DEFERRED
+        and not phrases.about_relay(one.reply.text)
+    ]
+    if len(deferred) < len(evidence.forms):
+        deferred = [one for one in deferred if phrases.COME_BACK.search(one[1].text)]
+    if found.finding is not Finding.CLOSED or not deferred:
+        return found
+    said = visible(str(deferred[0][1]).encode("utf-8", "surrogateescape"))
+    return unknown(
+        Reason.DEFERRED,
+        f"{len(deferred)} of {len(evidence.forms)} forms were refused for now at every visit: "
+        f"{said}. The visits were too near to each other to tell greylisting from a refusal.",
+        tuple(form for form, _ in deferred),
+    )
 
 
 def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
@@ -175,21 +202,23 @@ def _no_such_domain(reply: Reply) -> bool:
     )
 
 
-def worth_asking_again(evidence: Evidence, now: datetime) -> tuple[Form, ...]:
+def worth_asking_again(evidence: Evidence, now: datetime, *, messages: bool) -> tuple[Form, ...]:
     """Return the forms of another visit, if one within minutes may tell more.
 
-    What was accepted without a message to follow is known well enough, and so is what was
-    refused for a domain that does not exist: it will not exist then either.
+    Without messages what was accepted is known well enough, and so is what was refused for a
+    domain that does not exist: it will not exist then either.
     """
     verdict = judge(evidence, _NO_PATIENCE, now)
     if verdict is None or verdict.reason not in {Reason.DEFERRED, Reason.INCOMPLETE}:
         return ()
+    left = forms_to_ask(in_order(evidence))
+    if messages:
+        return left
     known = {
         one.form.number
         for one in results_of(evidence, {})
         if one.standing == _ACCEPTED or (one.reply is not None and _no_such_domain(one.reply))
     }
-    left = forms_to_ask(in_order(evidence))
     return tuple(form for form in left if form.number not in known)
 
 

@@ -77,6 +77,7 @@ def _decide(evidence: Evidence, patience: Patience, now: datetime) -> Verdict | 
         or _deferred(evidence, standings)
         or _waiting(evidence, standings, evidence.probed_at, patience, now)
         or _replayed(replays_of(evidence))
+        or _unheard(evidence, standings)
         or _closed(evidence, standings)
     )
 
@@ -161,7 +162,7 @@ def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdi
         silent = "the server ended every session unasked" if kinds else "no session took place"
         detail = next((one.detail for one in met if one.detail), silent)
         return unknown(reason, f"No mail command could be sent: {detail}.")
-    if refusal.code == 521:  # RFC 7504: this host takes no mail from anybody
+    if refusal.code == 521 and not _of_the_client(refusal):  # RFC 7504: no mail from anybody
         text = f"The server says that it takes no mail at all: {refusal}."
         return Verdict(Finding.CLOSED, Reason.REFUSED, "medium", text)
     if refusal.transient:
@@ -179,6 +180,11 @@ def _turned_away(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdi
 def _never_heard_of_smtp(hello: Reply) -> bool:
     """LMTP knows LHLO only (RFC 2033 section 4.1), FTP wants USER first (RFC 959 section 5.4)."""
     return hello.code in {500, 502} or bool(phrases.WANTS_USER.search(hello.text))
+
+
+def _of_the_client(reply: Reply) -> bool:
+    denied = reply.permanent and phrases.NOT_FOR_THIS_ONE.search(reply.text)
+    return bool(denied or phrases.ABOUT_THE_CLIENT.search(reply.text))
 
 
 def _refusal(met: Met) -> Reply | None:
@@ -199,12 +205,12 @@ def _blocked_in_mail(evidence: Evidence, standings: Mapping[int, Standing]) -> V
         return None
     spared = any(reply.positive for reply in control_of(evidence).values())
     everybody = spared and evidence.port in _SUBMISSION
-    words = phrases.ON_A_LIST if everybody else phrases.ABOUT_THE_CLIENT
     replies = [one.reply for one in evidence.asked if one.reply is not None]
     blocking = [
         reply
         for reply in replies
-        if words.search(reply.text) and not phrases.about_relay(reply.text)
+        if (phrases.ON_A_LIST.search(reply.text) if everybody else _of_the_client(reply))
+        and not phrases.about_relay(reply.text)
     ]
     if len(blocking) * 2 <= len(replies):
         return None
@@ -304,6 +310,23 @@ def _waiting(
     return None
 
 
+def _unheard(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict | None:
+    """No message got an answer: a filter behind the server takes longer than we wait, or hangs.
+
+    A client waits ten minutes for it, and comes again (RFC 5321 section 4.5.3.2.6); we do not.
+    """
+    waiting = _forms(evidence, standings, Standing.WAITING)
+    handed_over = [one.reply for one in evidence.asked if one.step is Step.END_OF_DATA]
+    if not waiting or any(reply is not None and reply.positive for reply in handed_over):
+        return None
+    return unknown(
+        Reason.INCOMPLETE,
+        f"{len(waiting)} of {len(evidence.forms)} messages were handed over whole and got no "
+        "answer, and none came back.",
+        waiting,
+    )
+
+
 def _closed(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict:
     ids = tuple(form.id for form in evidence.forms)
     silent = len(_forms(evidence, standings, Standing.WAITING))
@@ -321,11 +344,13 @@ def _closed(evidence: Evidence, standings: Mapping[int, Standing]) -> Verdict:
     soft = sum(one in {Standing.REFUSED_SOFTLY, Standing.DEFERRED} for one in standings.values())
     some = f", {soft} of them" if soft < len(ids) else ""
     how = f"{some} with a temporary code that it never takes back" if soft else ""
-    example = next(
-        one.reply
+    refusals = [
+        one
         for one in evidence.asked
         if one.form != CONTROL and one.reply is not None and one.reply.code >= 400
-    )
+    ]
+    last = max(one.visit for one in refusals)
+    example = next(one.reply for one in refusals if one.visit == last)
     return Verdict(
         Finding.CLOSED,
         Reason.REFUSED,

@@ -45,6 +45,9 @@ ABOUT_THE_CLIENT = _any(
     r"dynamic ip|\bptr\b|reverse dns",
 )
 
+# Postfix's postscreen to a client on its denylist, with 550 or 521; with 450 it means later.
+NOT_FOR_THIS_ONE = _any(r"service currently unavailable")
+
 COME_BACK = _any(
     r"gr[ae]y.?list|try again|come back|retry|later|\bwait\b|minutes|seconds",
     r"temporar|temp.?error|\b(spf|dkim|dmarc)\b",

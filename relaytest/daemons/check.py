@@ -262,7 +262,9 @@ class Check:
         """Visit, and come back for what was refused for now or not answered."""
         await self._visit(case, self._forms)
         for part in _AGAIN_AFTER:
-            forms = checkup.worth_asking_again(case.evidence(ended=False), utcnow())
+            forms = checkup.worth_asking_again(
+                case.evidence(ended=False), utcnow(), messages=self.messages
+            )
             if not forms:
                 return
             pause = part * self._patience.accepted

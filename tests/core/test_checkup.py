@@ -1,5 +1,6 @@
 """The one-off check: what its target means, how long to wait, and what it may conclude."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from ipaddress import ip_address
@@ -16,6 +17,7 @@ from relaytest.core.checkup import (
     results_of,
     wait_until,
     worst,
+    worth_asking_again,
 )
 from relaytest.core.dialogue import Step
 from relaytest.core.evidence import Asked, Evidence, Met, Receipt
@@ -181,6 +183,38 @@ REFUSED = (rcpt(PLAIN, DENIED), rcpt(NULL, DENIED))
 )
 def test_with_messages_the_judge_has_the_word(parts, changes, expected):
     assert concluded(*parts, **changes) == expected
+
+
+LATER, NEVER = Reply(451, ("4.7.1 Hold the line",)), Reply(454, ("4.7.1 Relay access denied",))
+NO_SENDER = Reply(450, ("4.1.8 <a@b.example>: Sender address rejected: Domain not found",))
+
+
+@pytest.mark.parametrize(
+    ("plain", "null", "finding"),
+    [
+        (GREYLISTED, GREYLISTED, Finding.UNKNOWN),
+        (LATER, LATER, Finding.UNKNOWN),
+        (GREYLISTED, DENIED, Finding.UNKNOWN),
+        (NEVER, NEVER, Finding.CLOSED),
+        (NO_SENDER, DENIED, Finding.CLOSED),
+    ],
+    ids=["greylisted", "in-other-words", "some", "relay-denied", "a-sender-that-never-resolves"],
+)
+def test_visits_in_a_row_do_not_tell_greylisting_from_a_refusal(plain, null, finding):
+    parts = [
+        replace(one, visit=visit)
+        for visit in (1, 2)
+        for one in (Asked(CONTROL, Step.RCPT, OK), rcpt(PLAIN, plain), rcpt(NULL, null))
+    ]
+    verdict = conclude(found(*parts), THEN, messages=True)
+    assert verdict.finding is finding
+    assert finding is Finding.CLOSED or verdict.reason is Reason.DEFERRED
+
+
+def test_with_messages_what_was_accepted_and_not_followed_by_one_is_asked_again():
+    evidence = found(rcpt(PLAIN, OK), rcpt(NULL, DENIED))
+    assert worth_asking_again(evidence, THEN, messages=True) == (PLAIN,)
+    assert worth_asking_again(evidence, THEN, messages=False) == ()
 
 
 def test_acceptance_alone_proves_nothing():

@@ -307,6 +307,14 @@ def test_a_group_after_a_message_is_no_fresh_session():
     assert ends(answers) == [(1, Step.MAIL, 550)]
 
 
+def test_a_server_that_wants_tls_for_rset_too_has_answered():
+    """Postfix with smtpd_tls_security_level = encrypt."""
+    wants_tls = Reply(530, ("5.7.0 Must issue a STARTTLS command first",))
+    script = got(*[wants_tls] * 6)
+    _, answers = play(ask([offer(1), offer(2)], pipelining=True), script)
+    assert (ends(answers), answers.hung_up) == ([(1, Step.MAIL, 530)], True)
+
+
 # ---- ask: one at a time
 
 

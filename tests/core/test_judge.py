@@ -55,6 +55,7 @@ DENIED = Reply(554, ("5.7.1 <x@sink.example>: Relay access denied",))
 SOFTLY = Reply(454, ("4.7.1 <x@sink.example>: Relay access denied",))
 NO_USER = Reply(550, ("5.1.1 User unknown",))
 CONTENT = Reply(554, ("5.7.1 Message rejected",))
+ON_ITS_LIST = Reply(550, ("5.3.2 Service currently unavailable",))
 GREYLISTED = Reply(450, ("4.2.0 Greylisted, try again in 5 minutes",))
 GREYLISTED_TOO = Reply(451, ("4.7.1 Please come back later",))
 LIMIT = Reply(452, ("4.3.2 Too many messages",))
@@ -241,7 +242,14 @@ BEHAVIOURS = {
         trial(answered(DENIED, *BUT_ONE), handed_over(QUEUED, EXT), bounced(EXT)),
         CLOSED_NOT_RETURNED,
     ),
-    "accepts-and-never-answers-the-dot": (trial(handed_over(None)), CLOSED_NOT_RETURNED),
+    "accepts-and-never-answers-the-dot": (
+        trial(handed_over(None)),
+        unknown(Reason.INCOMPLETE),
+    ),
+    "accepts-and-answers-the-dot-only-once": (
+        trial(handed_over(None, *BUT_ONE), handed_over(OK, EXT)),
+        CLOSED_NOT_RETURNED,
+    ),
     "tarpits-until-our-patience-ends": (
         trial(
             answered(DENIED, EXT, NULL),
@@ -273,6 +281,20 @@ BEHAVIOURS = {
     "has-no-mail-service-for-anybody": (
         trial(session("rejected", greeting=NO_MAIL, hello=None)),
         CLOSED_REFUSED,
+    ),
+    "takes-no-mail-from-who-is-on-its-list": (  # Postfix's postscreen, with the code of RFC 7504
+        trial(
+            session(
+                "rejected",
+                greeting=Reply(521, ("5.3.2 Service currently unavailable",)),
+                hello=None,
+            )
+        ),
+        unknown(Reason.BLOCKED),
+    ),
+    "refuses-everything-of-who-is-on-its-list": (
+        trial(postmaster(ON_ITS_LIST), answered(ON_ITS_LIST)),
+        unknown(Reason.BLOCKED),
     ),
     "refuses-our-ehlo": (trial(session("rejected", hello=HELO_REFUSED)), unknown(Reason.BLOCKED)),
     "defers-our-ehlo": (trial(session("rejected", hello=TOO_MANY)), unknown(Reason.DEFERRED)),
@@ -1055,3 +1077,13 @@ def test_whatever_the_server_says_the_explanation_is_one_printable_line(reply, w
 )
 def test_no_control_character_of_a_reply_reaches_the_explanation(words):
     assert judged(trial(answered(Reply(550, (words,))))).explanation.isprintable()
+
+
+def test_the_example_of_a_refusal_is_one_of_the_last_visit():
+    evidence = trial(
+        *[
+            [*postmaster(OK, n), *answered(word, visit=n)]
+            for n, word in ((1, GREYLISTED), (2, DENIED))
+        ]
+    )
+    assert str(DENIED) in judged(evidence).explanation
