@@ -298,6 +298,26 @@ SUBJECTS = (
         lambda sink: opened(at_most(5, b"550 5.7.1 Quota exceeded")(sink))(sink),
     ),
     Subject("554 greeting to us", UNKNOWABLE, shut(greeting=b"554 No"), "blocked"),
+    Subject(
+        "on postscreen's list, dropped",
+        UNKNOWABLE,
+        shut(greeting=b"521 5.3.2 Service currently unavailable"),
+        "blocked",
+    ),
+    Subject(
+        "on postscreen's list",
+        UNKNOWABLE,
+        shut(lambda *_: b"550 5.3.2 Service currently unavailable"),
+        "blocked",
+    ),
+    Subject(
+        "greylists for longer than we wait, and spares postmaster as postgrey does",
+        UNKNOWABLE,
+        shut(says(b"450 4.2.0 Greylisted, see https://postgrey.example/")),
+        "deferred",
+    ),
+    Subject("a filter hangs at the dot", UNKNOWABLE, shut(anybody, dot=None), "incomplete"),
+    Subject("LMTP", UNKNOWABLE, shut(EHLO=b"500 5.5.1 What?", HELO=b"500 5.5.1 What?"), "not-smtp"),
     Subject("defers for ever", UNKNOWABLE, shut(lambda *_: LATER), "deferred"),
     Subject(
         "refuses us for our address",
