@@ -294,6 +294,24 @@ async def test_a_removal_request_pulls_a_deferred_job_forward(connection, worker
     assert again.id == job.id
 
 
+async def test_a_removal_request_begins_anew_where_a_proven_trial_waits_for_a_visit(
+    connection, worker
+):
+    await insert(connection)
+    (job,) = await jobs.claim(connection, worker, 1, LEASE)
+    await connection.execute(
+        "INSERT INTO relaytest.listing (address, port, state, trial, listed_at, expires_at)"
+        " VALUES ($1, 25, 'listed', $2, now(), now() + interval '1 day')",
+        A,
+        job.trial,
+    )
+    await jobs.finish(connection, job, retry_in=timedelta(minutes=5))
+    await insert(connection, reason="removal-request")
+    (again,) = await jobs.claim(connection, worker, 1, LEASE)
+    assert (again.id, again.visits) == (job.id, 0)
+    assert again.trial != job.trial
+
+
 async def test_a_worker_that_lost_its_lease_cannot_finish(connection, worker):
     other = await join(connection)
     await insert(connection)
