@@ -1,5 +1,13 @@
--- A removal request begins a new trial where the one that listed the target still waits for a further
--- visit: that visit asked nothing, since relay was proven, and the request came to nothing with it.
+-- Who asks for a test of a target whose job waits for a further visit gets a new trial, if relay was
+-- proven in that job's: such a visit asks nothing more, and the request came to nothing with it.
+
+CREATE FUNCTION relaytest.unproven(p_trial bigint, p_address inet, p_port integer) RETURNS bigint
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p_trial WHERE NOT EXISTS (
+        SELECT FROM relaytest.verdict AS v
+         WHERE v.address = p_address AND v.port = p_port AND v.trial = p_trial AND v.verdict = 'open')
+$$;
+COMMENT ON FUNCTION relaytest.unproven IS 'The trial, if a further visit of it may still ask something; else NULL';
 
 CREATE OR REPLACE FUNCTION relaytest.retest_insert() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -75,10 +83,7 @@ BEGIN
         further  = CASE WHEN j.vantage <> '' AND excluded.vantage NOT IN ('', j.vantage)
                              AND excluded.vantage <> ALL (j.further) AND cardinality(j.further) < 8
                         THEN j.further || excluded.vantage ELSE j.further END,
-        -- a trial that has listed its target has nothing more to ask
-        trial    = CASE WHEN v_reason = 'removal-request' AND NOT j.leased
-                             AND EXISTS (SELECT FROM relaytest.listing AS l WHERE l.trial = j.trial)
-                        THEN NULL ELSE j.trial END,
+        trial    = CASE WHEN j.leased THEN j.trial ELSE relaytest.unproven(j.trial, j.address, j.port) END,
         -- a more urgent request pulls a waiting job forward; an equal one never pushes it back
         run_at   = CASE WHEN j.leased THEN j.run_at
                         WHEN excluded.priority < j.priority THEN excluded.run_at

@@ -101,6 +101,8 @@ REQUEUE = """
            FOR UPDATE OF j)
     UPDATE relaytest.job AS j
        SET leased = again_then, again = again_then, held_by = NULL,
+           trial = CASE WHEN again_then THEN trial
+                        ELSE relaytest.unproven(trial, address, port) END,
            worker = CASE WHEN again_then THEN worker END,
            lease_until = CASE WHEN again_then THEN lease_until END,
            run_at = CASE WHEN again_then THEN run_at ELSE now() END,

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import asyncpg
 import pytest
@@ -294,22 +294,33 @@ async def test_a_removal_request_pulls_a_deferred_job_forward(connection, worker
     assert again.id == job.id
 
 
-async def test_a_removal_request_begins_anew_where_a_proven_trial_waits_for_a_visit(
-    connection, worker
+ANEW = {
+    "removal-request": lambda connection: insert(connection, reason="removal-request"),
+    "operator": lambda connection: insert(connection, reason="operator"),
+    "requeue": lambda connection: jobs.requeue(connection, ip_network(A), "x"),
+}
+
+
+@pytest.mark.parametrize("ask", ANEW.values(), ids=ANEW)
+@pytest.mark.parametrize("verdict", ["open", "unknown"])
+async def test_who_asks_gets_a_new_trial_where_the_waiting_one_has_proven_relay(
+    connection, worker, ask, verdict
 ):
     await insert(connection)
     (job,) = await jobs.claim(connection, worker, 1, LEASE)
     await connection.execute(
-        "INSERT INTO relaytest.listing (address, port, state, trial, listed_at, expires_at)"
-        " VALUES ($1, 25, 'listed', $2, now(), now() + interval '1 day')",
-        A,
+        "INSERT INTO relaytest.verdict"
+        " (trial, address, port, verdict, reason, confidence, explanation, forms)"
+        " VALUES ($1, $2, 25, $3, 'x', 'high', 'x', '{}')",
         job.trial,
+        A,
+        verdict,
     )
     await jobs.finish(connection, job, retry_in=timedelta(minutes=5))
-    await insert(connection, reason="removal-request")
+    await ask(connection)
     (again,) = await jobs.claim(connection, worker, 1, LEASE)
-    assert (again.id, again.visits) == (job.id, 0)
-    assert again.trial != job.trial
+    assert again.id == job.id
+    assert (again.trial != job.trial) is (verdict == "open")
 
 
 async def test_a_worker_that_lost_its_lease_cannot_finish(connection, worker):
