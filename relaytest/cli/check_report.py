@@ -18,7 +18,6 @@ from relaytest.core.checkup import FormResult
 from relaytest.core.config import Config
 from relaytest.core.evidence import Receipt, Standing
 from relaytest.core.probe import Envelope
-from relaytest.core.reply import Reply
 from relaytest.core.token import Mailbox
 from relaytest.core.transcript import visible
 from relaytest.core.verdict import Finding, Reason, Verdict
@@ -172,7 +171,7 @@ def _proof(case: Case, results: Iterable[FormResult]) -> list[str]:
             return [
                 f"form {result.form.id}: {result.form.catches}",
                 *_commands(result.envelope),
-                *([f"it answered {_said(result.reply)}"] if result.reply else []),
+                *([f"it answered {checkup.shown(result.reply)}"] if result.reply else []),
                 f"and {receipt.peer} brought the message to our sink{became}, at "
                 f"{receipt.received_at:%H:%M:%S} UTC",
             ]
@@ -199,12 +198,8 @@ def _by_standing(results: Sequence[FormResult]) -> list[str]:
         more = f" and {len(those) - _NAMED} more" if len(those) > _NAMED else ""
         which = f": {ids}{more}" if len(those) < len(results) else ""
         said = next((one.reply for one in those if one.reply), None)
-        lines.append(f"{len(those)} {words}{which}{f' - {_said(said)}' if said else ''}")
+        lines.append(f"{len(those)} {words}{which}{f' - {checkup.shown(said)}' if said else ''}")
     return lines
-
-
-def _said(reply: Reply) -> str:
-    return visible(str(reply).encode("utf-8", "surrogateescape"))
 
 
 def _safe(text: str) -> str:
@@ -275,7 +270,7 @@ def _form(result: FormResult) -> dict[str, Any]:
         "mail_from": visible(envelope.reverse_path) if envelope else None,
         "rcpt_to": visible(envelope.forward_path) if envelope else None,
         "standing": result.standing,
-        "reply": _said(result.reply) if result.reply else None,
+        "reply": checkup.shown(result.reply) if result.reply else None,
     }
 
 

@@ -154,11 +154,11 @@ def _in_doubt(evidence: Evidence, found: Verdict) -> Verdict:
         deferred = [one for one in deferred if phrases.COME_BACK.search(one[1].text)]
     if found.finding is not Finding.CLOSED or not deferred:
         return found
-    said = visible(str(deferred[0][1]).encode("utf-8", "surrogateescape"))
     return unknown(
         Reason.DEFERRED,
         f"{len(deferred)} of {len(evidence.forms)} forms were refused for now at every visit: "
-        f"{said}. The visits were too near to each other to tell greylisting from a refusal.",
+        f"{shown(deferred[0][1])}. The visits were too near to each other to tell greylisting "
+        "from a refusal.",
         tuple(form for form, _ in deferred),
     )
 
@@ -177,14 +177,17 @@ def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
             "proves relay, and without a sink none was sent.",
             accepted,
         )
-    strange = [one for one in results if one.reply is not None and _no_such_domain(one.reply)]
+    strange = [
+        (one.form.id, one.reply)
+        for one in results
+        if one.reply is not None and _no_such_domain(one.reply)
+    ]
     if strange and found.reason in {Reason.REFUSED, Reason.DEFERRED}:
-        said = visible(str(strange[0].reply).encode("utf-8", "surrogateescape"))
         return unknown(
             Reason.INCOMPLETE,
             f"{len(strange)} of {len(results)} forms were refused because our domain does not "
-            f"exist, which says nothing about a domain that does: {said}.",
-            tuple(one.form.id for one in strange),
+            f"exist, which says nothing about a domain that does: {shown(strange[0][1])}.",
+            tuple(form for form, _ in strange),
         )
     if found.finding is not Finding.CLOSED:
         return found
@@ -194,6 +197,11 @@ def _without_messages(evidence: Evidence, found: Verdict) -> Verdict:
         explanation=f"{found.explanation} Only recipients were asked about, at a domain that "
         "does not exist.",
     )
+
+
+def shown(reply: Reply) -> str:
+    """Return a reply for a terminal: no octet of it moves the cursor."""
+    return visible(str(reply).encode("utf-8", "surrogateescape"))
 
 
 def _no_such_domain(reply: Reply) -> bool:

@@ -314,7 +314,8 @@ def _ask_group(
             return
         if not replies[2].positive:
             answers.hung_up = True  # what follows would go into a transaction still open
-            if all(reply.code == 530 for reply in replies):  # Postfix wants TLS for RSET, too
+            # Postfix wants TLS for RSET too. All alike, no reply is taken for that to another.
+            if all(reply.code == 530 for reply in replies):
                 _note(offer, replies[:2], answers, first=first and place == 0)
             return
         _note(offer, replies[:2], answers, first=first and place == 0)

@@ -1,7 +1,7 @@
 """Who may be connected to a server, for how long, and who gives way when all places are taken."""
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
@@ -70,51 +70,49 @@ class Admission(Generic[_G]):
     def __init__(self, bounds: Bounds) -> None:
         self._most = bounds.connections
         self._per_peer = bounds.per_peer
+        self._places: dict[_G, int] = {}  # of each guest, who he is
         self._peers: dict[int, dict[_G, None]] = {}
-        self._count = 0
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._places)
 
     def __iter__(self) -> Iterator[_G]:
-        return iter([guest for guests in self._peers.values() for guest in guests])
+        return iter(list(self._places))
 
     def enter(self, guest: _G, peer: Address) -> bool:
         """Count a connection in, unless there are too many."""
         place = _place(peer)
         mine = len(self._peers.get(place, ()))
-        if mine < self._per_peer and self._count >= self._most:
-            self._make_room(mine)
-        if mine >= self._per_peer or self._count >= self._most:
+        if mine >= self._per_peer or (len(self) >= self._most and not self._make_room(mine)):
             return False
+        self._places[guest] = place
         self._peers.setdefault(place, {})[guest] = None
-        self._count += 1
         return True
 
-    def leave(self, guest: _G, peer: Address) -> None:
-        """Count it out.
-
-        Raises:
-            KeyError: It is not there.
-        """
-        place = _place(peer)
+    def leave(self, guest: _G) -> bool:
+        """Count it out; return whether it was there."""
+        place = self._places.pop(guest, None)
+        if place is None:
+            return False
         guests = self._peers[place]
         del guests[guest]
-        self._count -= 1
         if not guests:
             del self._peers[place]
+        return True
 
-    def _make_room(self, mine: int) -> None:
+    def _make_room(self, mine: int) -> bool:
+        """Send somebody away for a peer who has `mine`; return whether there was one."""
         most = max(self._peers.values(), key=len, default={})
         guest = _quietest(most) if len(most) > mine + 1 else None
         if guest is None:
             guest = _quietest(self)
             if guest is None or guest.silence < _SILENT:
-                return
+                return False
         guest.give_way()
+        return True
 
 
-def _quietest(guests: "Admission[_G] | dict[_G, None]") -> _G | None:
+def _quietest(guests: Iterable[_G]) -> _G | None:
     return max((one for one in guests if not one.busy), key=lambda one: one.silence, default=None)
 
 

@@ -36,7 +36,6 @@ class _Connection(H11Protocol):
 
     admission: Admission["_Connection"]
     _ends = False
-    _admitted = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to look, unless there are too many."""
@@ -46,18 +45,15 @@ class _Connection(H11Protocol):
         self._stuck = 0.0  # seconds without progress of the answer
         self._unsent = 0
         self._timer = self.loop.call_later(_LOOK, self._look)
-        name = transport.get_extra_info("peername")
-        if name:
-            self._peer = parse_address(name[0].partition("%")[0])
-            self._admitted = self.admission.enter(self, self._peer)
-        if not self._admitted:
+        name = transport.get_extra_info("peername")  # none: he has gone already
+        if not name or not self.admission.enter(self, parse_address(name[0].partition("%")[0])):
             self.transport.write(_TOO_MANY)
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End looking."""
         self._timer.cancel()
-        self._leave()
+        self.admission.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -79,13 +75,8 @@ class _Connection(H11Protocol):
 
     def give_way(self) -> None:
         """Close, since a peer who has fewer connections wants one."""
-        self._leave()
+        self.admission.leave(self)
         self.transport.abort()
-
-    def _leave(self) -> None:
-        if self._admitted:
-            self._admitted = False
-            self.admission.leave(self, self._peer)
 
     def on_response_complete(self) -> None:
         """Give the next request its own time."""

@@ -158,20 +158,21 @@ class _Floor(Generic[_T]):
         self.connections = Admission(self.bounds)
         self.empty.set()
 
-    def admit(self, connection: "_Connection[_T]", peer: Address) -> bool:
+    def admit(self, connection: "_Connection[_T]") -> bool:
         """Count the connection in, unless there are too many."""
-        admitted = not self.stopping and self.connections.enter(connection, peer)
+        admitted = not self.stopping and self.connections.enter(connection, connection.peer)
         if admitted:
             self.empty.clear()
-        self.on_event(Event.OPENED if admitted else Event.TURNED_AWAY, peer, None)
+        self.on_event(Event.OPENED if admitted else Event.TURNED_AWAY, connection.peer, None)
         return admitted
 
-    def leave(self, connection: "_Connection[_T]", peer: Address) -> None:
-        """Count it out."""
-        self.connections.leave(connection, peer)
+    def leave(self, connection: "_Connection[_T]") -> None:
+        """Count it out, unless it never came in or has left."""
+        if not self.connections.leave(connection):
+            return
         if not self.connections:
             self.empty.set()
-        self.on_event(Event.CLOSED, peer, None)
+        self.on_event(Event.CLOSED, connection.peer, None)
 
     async def wait_empty(self, longest: timedelta) -> None:
         """Wait until no connection is left, or for `longest`."""
@@ -194,7 +195,6 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         self._ends = self._seen + floor.bounds.session.total_seconds()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._admitted = False
         self._writable = True  # the client reads our replies
         self._ahead = False  # it talks on while its message is being stored
         self._reading = True
@@ -207,10 +207,9 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         if not name:  # gone already
             self._transport.abort()
             return
-        self._peer, self._port = parse_address(name[0].partition("%")[0]), name[1]
-        self._session = self._floor.session(self._peer)
-        self._admitted = self._floor.admit(self, self._peer)
-        if self._admitted:
+        self.peer, self._port = parse_address(name[0].partition("%")[0]), name[1]
+        self._session = self._floor.session(self.peer)
+        if self._floor.admit(self):
             self._transport.set_write_buffer_limits(self._floor.bounds.unread_octets)
             self._transport.write(self._session.greeting())
             self._watch()
@@ -221,12 +220,7 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         """A message that came whole is stored all the same: it proves what it proves."""
         if self._timer is not None:
             self._timer.cancel()
-        self._leave()
-
-    def _leave(self) -> None:
-        if self._admitted:
-            self._admitted = False
-            self._floor.leave(self, self._peer)
+        self._floor.leave(self)
 
     def data_received(self, data: bytes) -> None:
         self._seen = self._loop.time()
@@ -270,8 +264,8 @@ class _Connection(asyncio.Protocol, Generic[_T]):
 
     def give_way(self) -> None:
         """Close at once, since a peer who has fewer connections wants one."""
-        self._floor.on_event(Event.GAVE_WAY, self._peer, None)
-        self._leave()
+        self._floor.on_event(Event.GAVE_WAY, self.peer, None)
+        self._floor.leave(self)
         self.dismiss(b"4.3.2 Others are waiting, try again later")
         self.abort()
 
@@ -305,7 +299,7 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         finally:
             self._task = None
             if secured is None:
-                self._floor.on_event(Event.NOT_SECURED, self._peer, error)
+                self._floor.on_event(Event.NOT_SECURED, self.peer, error)
                 self._transport.abort()
                 self.connection_lost(error)
         if secured is not None:
@@ -318,12 +312,12 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         ok, error = False, None
         try:
             async with asyncio.timeout(self._floor.bounds.storing.total_seconds()):
-                ok = await self._floor.store(self._peer, self._port, delivery) is True
+                ok = await self._floor.store(self.peer, self._port, delivery) is True
         except Exception as problem:  # noqa: BLE001 - whatever it is, the client must hear 451
             error = problem
         finally:  # a cancelled store is one that failed
             self._answer(ok)
-            self._floor.on_event(Event.STORED if ok else Event.NOT_STORED, self._peer, error)
+            self._floor.on_event(Event.STORED if ok else Event.NOT_STORED, self.peer, error)
 
     def _answer(self, ok: bool) -> None:
         self._task = None
@@ -362,7 +356,7 @@ class _Connection(asyncio.Protocol, Generic[_T]):
         if now < until:
             self._timer = self._loop.call_at(until, self._watch)
         else:
-            self._floor.on_event(Event.TIMED_OUT, self._peer, None)
+            self._floor.on_event(Event.TIMED_OUT, self.peer, None)
             self.dismiss(b"4.4.2 Your time is up")
 
     def _close(self) -> None:

@@ -89,7 +89,7 @@ ADDRESS = """
 RETURNED = """
     SELECT form, peer, received_at, reverse_path, forward_path,
            substr(message, 1, 65536) AS message, size, copies
-      FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward' ORDER BY id LIMIT 100
+      FROM relaytest.receipt WHERE trial = $1 AND mailbox = 'forward' ORDER BY id
 """
 VERDICT = """
     SELECT v.verdict, v.explanation,
@@ -207,7 +207,7 @@ async def address(connection: Connection, number: int, mailbox: str, code: str) 
 
 async def returned_of(connection: Connection, trial: int) -> Returned | None:
     """Return the first copy that came back in a trial; a notice about one is none."""
-    for row in await connection.fetch(RETURNED, trial):
+    async for row in connection.cursor(RETURNED, trial, prefetch=1):
         columns = dict(row)
         if is_ours(row["message"], trial=trial, form=columns.pop("form")):
             return Returned(**columns)

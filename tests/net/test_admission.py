@@ -20,7 +20,7 @@ class Guest:
         self.here = room.enter(self, peer)
 
     def give_way(self) -> None:
-        self.room.leave(self, self.peer)
+        assert self.room.leave(self)
         self.here = False
 
 
@@ -94,6 +94,6 @@ def test_there_are_never_more_than_may_be(comings):
         assert len(room) == len(here) <= bounds.connections
         assert sum(guest.peer == IPv4Address(number) for guest in here) <= bounds.per_peer
     for guest in guests:
-        if guest.here:
-            guest.give_way()
+        assert room.leave(guest) is guest.here
+        assert not room.leave(guest)
     assert not room
