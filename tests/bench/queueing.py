@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import NamedTuple
 
 import asyncpg
 
@@ -15,63 +16,92 @@ from tests.mta.process import fresh_address
 from tests.postgres import temporary_cluster
 
 INSERTS = 100  # in one turn
-TURNS = 2  # with an empty queue, and as many with a full one
+TURNS = 2  # with each queue
 WARM_UP = 5
 PAUSE = 0.03  # seconds between two INSERTs
-FUTURE = 10_000
+QUEUES = (0, 10_000, 1_000_000)  # jobs of the future
 PORT = 2525
-EMPTY, FULL = "empty", f"{FUTURE} future jobs"
 
 INSERT = "INSERT INTO relaytest.retest (target, port, reason) VALUES ($1, $2, 'nominated')"
 # Nobody will ever go there: they are due tomorrow, and the database is gone in a minute.
 FILL = """
-    INSERT INTO relaytest.retest (target, port, reason, run_at)
-    SELECT host('127.66.0.0'::inet + n), 9, 'nominated', now() + interval '1 day'
-      FROM generate_series(1, $1) AS n
+    INSERT INTO relaytest.job (address, port, reason, priority, run_at, requester)
+    SELECT '11.0.0.0'::inet + 256 * n, 9, 'nominated', 1, now() + interval '1 day', 'bench'
+      FROM generate_series(1, $1::bigint) AS n
 """
 CLEAR = "DELETE FROM relaytest.job WHERE port = 9"
+# A claim makes the trial; the trigger fires when its transaction commits.
+NOTE_CLAIMS = """
+    CREATE TABLE public.claimed (address inet, at float8);
+    CREATE FUNCTION public.note_claim() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+    BEGIN
+        INSERT INTO public.claimed
+        VALUES (NEW.address, extract(epoch FROM clock_timestamp()));
+        RETURN NULL;
+    END $$;
+    CREATE CONSTRAINT TRIGGER note_claim AFTER INSERT ON relaytest.trial
+        DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.note_claim();
+"""
+NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
+CLAIMED = "SELECT host(address), at FROM public.claimed"
 
 
 def run() -> Report:
-    """Measure, turn by turn, with an empty queue and with one full of future jobs."""
-    hosts = [fresh_address() for _ in range(WARM_UP + 2 * TURNS * INSERTS)]
+    """Measure, turn by turn, with an empty queue and with others full of future jobs."""
+    hosts = [fresh_address() for _ in range(WARM_UP + len(QUEUES) * TURNS * INSERTS)]
     with temporary_cluster() as cluster:
         values = upgraded(settings(cluster.dsn()))
         with beside("note-accepts", PORT, *hosts) as clock, program("worker", values):
-            begun = asyncio.run(_insert_all(cluster.dsn(), hosts))
-            accepted = dict(line.split() for line in clock.end().splitlines())
-    rows = [_row(queue, its, accepted) for queue, its in begun.items()]
+            inserts, claimed = asyncio.run(_insert_all(cluster.dsn(), hosts))
+            lines = (line.split() for line in clock.end().splitlines())
+            accepted = {host: float(at) for host, at in lines}
+    rows = []
+    for queue, its in inserts.items():
+        name = f"{queue:,} future jobs"
+        rows.append(_row(name, "the INSERT itself", its, {one.host: one.done for one in its}))
+        rows.append(_row("", "INSERT to claimed", its, claimed))
+        rows.append(_row("", "INSERT to accept()", its, accepted))
     return Report(
-        "queue: from INSERT to the target's accept(), milliseconds",
-        ("queue", "INSERTs", "arrived", "p50", "p90", "p99", "longest", "the INSERT itself, p50"),
+        "queue: from INSERT to the claim, and to the target's accept(), milliseconds",
+        ("queue", "what", "INSERTs", "arrived", "p50", "p90", "p99", "longest"),
         rows,
         (
-            "Worker, PostgreSQL (fsync off) and target are processes of their own; the time "
-            "begins before the INSERT is sent. The goal is a p50 of 20 ms at most.",
+            "Worker, PostgreSQL (fsync off) and target are processes of their own; the time begins "
+            "before the INSERT is sent. Claimed is when the claim commits, by a trigger. The goals "
+            "are a p50 of 5 ms and a p99 of 30 ms until claimed, and 20 ms until accept().",
         ),
     )
 
 
-# Of each INSERT: the target, when it began, and when it was committed.
-Insert = tuple[str, float, float]
+class Insert(NamedTuple):
+    """One target's; both times are of the monotonic clock."""
+
+    host: str
+    begun: float
+    done: float
 
 
-async def _insert_all(dsn: str, hosts: Sequence[str]) -> dict[str, list[Insert]]:
-    """Make all INSERTs, the turns of the two queues alternating."""
-    inserts: dict[str, list[Insert]] = {EMPTY: [], FULL: []}
-    connection = await asyncpg.connect(dsn)
+async def _insert_all(
+    dsn: str, hosts: Sequence[str]
+) -> tuple[dict[int, list[Insert]], dict[str, float]]:
+    """Make all INSERTs, the turns of the queues alternating; return them, and the claims."""
+    inserts: dict[int, list[Insert]] = {queue: [] for queue in QUEUES}
+    connection = await asyncpg.connect(dsn, timeout=60)
+    await connection.execute(NOTE_CLAIMS)
     await until_a_worker_is_there(connection)
     await _insert(connection, hosts[:WARM_UP])
-    for turn in range(2 * TURNS):
+    for turn, queue in enumerate(QUEUES * TURNS):
         first = WARM_UP + turn * INSERTS
-        queue = FULL if turn % 2 else EMPTY
-        await (connection.execute(FILL, FUTURE) if queue == FULL else connection.execute(CLEAR))
-        await connection.execute("ANALYZE relaytest.job")
+        await connection.execute(CLEAR)
+        await connection.execute(FILL, queue)
+        await connection.execute("VACUUM ANALYZE relaytest.job")
         await asyncio.sleep(0.2)
         inserts[queue] += await _insert(connection, hosts[first : first + INSERTS])
     await asyncio.sleep(1)  # for the last one to arrive
+    ahead = await connection.fetchval(NOW) - time.monotonic()
+    claimed = {host: at - ahead for host, at in await connection.fetch(CLAIMED)}
     await connection.close()
-    return inserts
+    return inserts, claimed
 
 
 async def until_a_worker_is_there(connection: asyncpg.Connection) -> None:
@@ -86,15 +116,12 @@ async def _insert(connection: asyncpg.Connection, hosts: Sequence[str]) -> list[
     for host in hosts:
         begun = time.monotonic()
         await connection.execute(INSERT, str(ip_address(host)), PORT)
-        inserts.append((host, begun, time.monotonic()))
+        inserts.append(Insert(host, begun, time.monotonic()))
         await asyncio.sleep(PAUSE)
     return inserts
 
 
-def _row(queue: str, inserts: Sequence[Insert], accepted: dict[str, str]) -> Row:
-    waits = sorted(
-        1000 * (float(accepted[host]) - begun) for host, begun, _ in inserts if host in accepted
-    )
+def _row(queue: str, what: str, inserts: Sequence[Insert], ends: dict[str, float]) -> Row:
+    waits = sorted(1000 * (ends[one.host] - one.begun) for one in inserts if one.host in ends)
     cuts = statistics.quantiles(waits, n=100, method="inclusive")
-    own = statistics.median(1000 * (done - begun) for _, begun, done in inserts)
-    return (queue, len(inserts), len(waits), cuts[49], cuts[89], cuts[98], waits[-1], own)
+    return (queue, what, len(inserts), len(waits), cuts[49], cuts[89], cuts[98], waits[-1])
