@@ -36,3 +36,13 @@ def test_what_changes_with_a_restart_only_is_named():
     text = (ROOT / "docs" / "operate.md").read_text()
     told = text[text.index("## Reload") : text.index("change with a restart only. ")]
     assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", told)) == set(FIXED)
+
+
+def test_each_sqlstate_that_a_request_is_refused_with_is_explained():
+    raised = {
+        code
+        for file in (ROOT / "sql").glob("*.sql")
+        for code in re.findall(r"ERRCODE = '(\w{5})'", file.read_text())
+    }
+    table = re.findall(r"^\| `(\w{5})` \|", (ROOT / "docs" / "sql.md").read_text(), re.MULTILINE)
+    assert sorted(raised) == table

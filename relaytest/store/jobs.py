@@ -106,7 +106,7 @@ REQUEUE = """
            worker = CASE WHEN again_then THEN worker END,
            lease_until = CASE WHEN again_then THEN lease_until END,
            run_at = CASE WHEN again_then THEN run_at ELSE now() END,
-           note = $2
+           note = left(concat_ws('; ', $2::text, note), 2000)
       FROM (SELECT id, what, what LIKE 'runs%' AS again_then FROM wanted
              WHERE what IS NOT NULL) AS w
      WHERE j.id = w.id

@@ -162,9 +162,11 @@ class Up:
 
     def _copy(self) -> None:
         """Read what it writes, or a full terminal would stop it; then close the terminal."""
+        readable = select.poll()
+        readable.register(self._terminal, select.POLLIN)
         with self._output.open("ab", buffering=0) as output, contextlib.suppress(OSError):
             while not self._hung_up.is_set():
-                if select.select([self._terminal], [], [], _PAUSE)[0]:
+                if readable.poll(1000 * _PAUSE):
                     output.write(os.read(self._terminal, 4096))  # an error when it has ended
         os.close(self._terminal)
 

@@ -27,13 +27,13 @@ async def leased(connection):
 
 
 async def test_what_is_deferred_is_pulled_forward_and_says_why(dsn, connection):
-    await jobs.enqueue(connection, jobs.Request("192.0.2.7", "nominated"))
+    await jobs.enqueue(connection, jobs.Request("192.0.2.7", "nominated", note="spam 17"))
     await jobs.enqueue(connection, jobs.Request("192.0.2.8", "nominated"))
     await connection.execute("UPDATE relaytest.job SET run_at = now() + interval '4 h', trial = 5")
     done = on(dsn, "192.0.2.7", "--why", "the owner says that it is done")
     assert done.stdout == "192.0.2.7 port 25: pulled forward\n1 tests queued\n"
     row = await connection.fetchrow(f"{JOB} WHERE address = '192.0.2.7'")
-    assert (row["due"], row["note"]) == (True, "the owner says that it is done")
+    assert (row["due"], row["note"]) == (True, "the owner says that it is done; spam 17")
     assert not (await connection.fetchrow(f"{JOB} WHERE address = '192.0.2.8'"))["due"]
     assert await connection.fetchval("SELECT min(trial) FROM relaytest.job") == 5
 

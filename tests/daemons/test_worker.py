@@ -48,7 +48,7 @@ from tests.postgres import ROOT, temporary_cluster
 from tests.subjects import at_most
 
 QUICK = {"patience": "1s", "grace": "300ms"}  # with a sink that is proven often enough
-OFTEN = {"check_every": "100ms"}
+OFTEN = {"check_every": "250ms"}
 FORMS = shipped.battery().by_number()
 # The targets here have one name, announce no extension, and the sink has one domain.
 NOT_HERE = {"host2", "domain2", "ptr", "other"}

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,7 +21,7 @@ START = 20.0  # seconds; a server answers within a fraction of one, a loaded mac
 STOP = 5.0  # seconds from SIGTERM to SIGKILL
 PAUSE = 0.005  # seconds between two looks
 TAIL = 40  # log lines shown in a failure
-CLAIM_PORT = 40999  # bound, never listened on: see `fresh_address`
+CLAIM_PORT = 40999  # bound, never listened on: see `_claim`
 NOWHERE = ("127.0.0.200", 1)  # nobody listens there: mail sent there stays in the queue
 ACCOUNT = "nobody"  # every Unix has it, and it owns no files
 
@@ -33,42 +33,57 @@ class ServerError(Exception):
 def fresh_address() -> str:
     """Return a 127.66.x.y address that no running test process has been given.
 
-    A socket bound to the address for the rest of this process's life is the claim, so the
-    kernel keeps parallel runs apart and forgets the claim of a run that was killed. The pid
-    only spreads the first guess. 127.66.0.y stays free for addresses chosen by hand.
+    127.66.0.y stays free for addresses chosen by hand.
     """
-    first = os.getpid() * 61
-    for step in range(255 * 254):
-        x, y = divmod((first + step) % (255 * 254), 254)
-        address = f"127.66.{x + 1}.{y + 1}"
-        claim = socket.socket()
-        try:
-            claim.bind((address, CLAIM_PORT))
-        except OSError:
-            claim.close()
-            continue
-        claim.detach()  # stays open until the process ends, and no ResourceWarning about it
-        return address
-    raise ServerError("every address in 127.66.0.0/16 is taken")
+    try:
+        return next(_addresses)
+    except StopIteration:
+        raise ServerError("every address in 127.66.0.0/16 is taken") from None
+
+
+def _unclaimed() -> Iterator[str]:
+    """Claim networks of 254 addresses as they are needed; a process begins again when forked."""
+    for step in range(255):
+        network = f"127.66.{(os.getpid() + step) % 255 + 1}"
+        if _claim(f"{network}.0"):
+            yield from (f"{network}.{last}" for last in range(1, 255))
+
+
+def _again() -> None:
+    global _addresses  # noqa: PLW0603 - what the parent claimed is the parent's
+    _addresses = _unclaimed()
+
+
+_addresses = _unclaimed()
+os.register_at_fork(after_in_child=_again)
 
 
 def fresh_block() -> str:
     """Return the first two numbers of a 127.n.0.0/16 that no running test process has been given.
 
-    For thousands of targets, each with an address of its own: one claim, as of `fresh_address`,
-    is for all of them.
+    For thousands of targets, each with an address of its own.
     """
     for step in range(180):
         block = f"127.{70 + (os.getpid() + step) % 180}"
-        claim = socket.socket()
-        try:
-            claim.bind((f"{block}.0.1", CLAIM_PORT))
-        except OSError:
-            claim.close()
-            continue
-        claim.detach()
-        return block
+        if _claim(f"{block}.0.1"):
+            return block
     raise ServerError("every block from 127.70 to 127.249 is taken")
+
+
+def _claim(address: str) -> bool:
+    """Bind a socket to the address for the rest of this process's life, if nobody else has.
+
+    So the kernel keeps parallel runs apart, and forgets the claim of a run that was killed. The
+    pid spreads the first guess.
+    """
+    claim = socket.socket()
+    try:
+        claim.bind((address, CLAIM_PORT))
+    except OSError:
+        claim.close()
+        return False
+    claim.detach()  # stays open until the process ends, and no ResourceWarning about it
+    return True
 
 
 def fresh_port(address: str) -> int:
