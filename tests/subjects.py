@@ -56,12 +56,15 @@ class Subject:
     Attributes:
         make: From the place of the sink.
         reason: What relaytest should give, where the verdict alone does not say it.
+        of_a_check: True only of a check, which comes again within seconds; the daemons take a
+            refusal at every visit for one, since their visits are hours apart.
     """
 
     name: str
     truth: str
     make: Make
     reason: str = ""
+    of_a_check: bool = False
 
 
 @dataclass(frozen=True)
@@ -315,6 +318,7 @@ SUBJECTS = (
         UNKNOWABLE,
         shut(says(b"450 4.2.0 Greylisted, see https://postgrey.example/")),
         "deferred",
+        of_a_check=True,
     ),
     Subject("a filter hangs at the dot", UNKNOWABLE, shut(anybody, dot=None), "incomplete"),
     Subject("LMTP", UNKNOWABLE, shut(EHLO=b"500 5.5.1 What?", HELO=b"500 5.5.1 What?"), "not-smtp"),
